@@ -1,0 +1,113 @@
+//! Schema facts as data, versioned. Loaded by `backend`, read by `sql`, `plan` and `session`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A schema-qualified name, as stored in the catalogs (already folded, never quoted).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QualifiedName {
+    pub schema: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// pg_class.relkind
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    Table,
+    Partitioned,
+    View,
+    MaterializedView,
+    Foreign,
+    Sequence,
+}
+
+/// pg_proc.provolatile
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Volatility {
+    Immutable,
+    Stable,
+    Volatile,
+}
+
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: Arc<str>,
+    /// of the default shard; of the base type when the column's type is a domain
+    pub type_oid: u32,
+    /// as format_type prints it, e.g. `character varying(20)`
+    pub type_name: Arc<str>,
+    pub typmod: i32,
+    pub not_null: bool,
+    /// pg_get_expr of the default, generated columns included
+    pub default: Option<Arc<str>>,
+    pub generated: bool,
+    /// GENERATED ... AS IDENTITY
+    pub identity: bool,
+    /// false when the collation is nondeterministic
+    pub deterministic: bool,
+    /// the column's collation sorts as bytes (C, POSIX, or no collation)
+    pub collation_c: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub oid: u32,
+    pub name: QualifiedName,
+    pub kind: TableKind,
+    /// in attnum order, dropped columns left out
+    pub columns: Vec<Column>,
+    /// indexes into `columns`
+    pub primary_key: Option<Vec<usize>>,
+    /// unique indexes and constraints without a predicate or expression, the primary key included
+    pub unique: Vec<Vec<usize>>,
+    /// direct parents: of a partition, or by INHERITS
+    pub parents: Vec<QualifiedName>,
+    /// direct children, likewise
+    pub children: Vec<QualifiedName>,
+    /// pg_get_viewdef of a view
+    pub view_definition: Option<Arc<str>>,
+    /// rules other than a view's own, or triggers of the user: the table does more than it says
+    pub has_rules: bool,
+    pub has_triggers: bool,
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|c| &*c.name == name)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Function {
+    pub name: QualifiedName,
+    /// 'f' function, 'p' procedure, 'a' aggregate, 'w' window
+    pub kind: u8,
+    /// the most volatile of the overloads of that name
+    pub volatility: Volatility,
+    /// in pg_catalog, i.e. part of Postgres
+    pub builtin: bool,
+    /// true when any overload is in SQL or a procedural language or takes regclass (may read tables)
+    pub may_read_tables: bool,
+}
+
+/// The schema of one logical database, as its default shard has it.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    /// rises with every reload that changed anything
+    pub version: u64,
+    /// e.g. 150018
+    pub server_version: u32,
+    pub tables: HashMap<QualifiedName, Arc<Table>>,
+    /// functions outside pg_catalog, and those of pg_catalog that are volatile
+    pub functions: HashMap<QualifiedName, Arc<Function>>,
+    /// names of types outside pg_catalog -> (oid, base type oid of a domain or its own oid)
+    pub types: HashMap<QualifiedName, (u32, u32)>,
+    /// schemas that exist
+    pub schemas: std::collections::HashSet<Arc<str>>,
+}
+
+impl Catalog {
+    pub fn table(&self, schema: &str, name: &str) -> Option<&Arc<Table>> {
+        self.tables.get(&QualifiedName { schema: schema.into(), name: name.into() })
+    }
+}

@@ -1,0 +1,1 @@
+//! Permits, token buckets and shedding. Time is passed in.

@@ -1,0 +1,1 @@
+//! Listens, admits, drains; hands a greeted client to its room.

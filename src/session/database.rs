@@ -1,0 +1,24 @@
+//! One logical database at run time: its map, catalog, planner and servers.
+
+use crate::backend::pool::Backends;
+use crate::plan::{Planner, Snapshot};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub struct Database {
+    pub name: Arc<str>,
+    /// map and catalog, swapped whole on reload and after DDL
+    pub snapshot: ArcSwap<Snapshot>,
+    pub planner: Planner,
+    pub backends: Arc<Backends>,
+    pub options: Options,
+}
+
+/// Settings of a database that sessions read.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// how long a statement waits for a link
+    pub checkout_timeout: Duration,
+}

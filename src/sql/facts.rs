@@ -1,0 +1,136 @@
+//! What analysis found out about one statement: which tables it touches, and for each occurrence of a
+//! table the condition that every row which can matter must meet.
+//!
+//! The rule of soundness: `Occurrence::must` is implied by "this row can influence the result (or is
+//! written)". `Cond::True` is always sound; anything narrower needs a proof. Only conditions that must
+//! hold appear: nothing from a select list, CASE, FILTER, `IS FALSE`, or the preserved side's ON.
+
+use crate::catalog::Table;
+use crate::sql::scan::LiteralClass;
+use smallvec::SmallVec;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A constant whose value is known once literals and parameters are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operand {
+    pub source: OperandSource,
+    /// a minus sign in front (numbers only)
+    pub negated: bool,
+    /// casts applied, innermost first, as base type OIDs of built-in types without type modifier
+    pub casts: SmallVec<[u32; 1]>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperandSource {
+    /// index into the scan's literals, relative to the statement's first literal
+    Literal {
+        index: u32,
+        class: LiteralClass,
+    },
+    /// $n, 1-based
+    Param(u16),
+    Null,
+    /// a value fixed by the plan itself: the name of a schema (schema per tenant)
+    Fixed(Arc<str>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CmpOp {
+    Lt,
+    Le,
+    Gt,
+    Ge,
+}
+
+/// A condition over columns (indexes into `Table::columns`) of one occurrence, two-valued: "is true".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cond {
+    /// no restriction is known
+    True,
+    /// no row
+    False,
+    And(Vec<Cond>),
+    Or(Vec<Cond>),
+    /// column = operand
+    Eq(usize, Operand),
+    /// column = ANY (array operand)
+    EqAny(usize, Operand),
+    Cmp(usize, CmpOp, Operand),
+    IsNull(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// rows locked: FOR UPDATE / SHARE
+    Lock,
+    /// rows added: `must` is an Or over the rows of And(Eq(column, value)), with the meaning of *assignment*;
+    /// a key column that is absent from a row's And has a value that is not known
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+    /// DDL, maintenance
+    Define,
+}
+
+impl Access {
+    pub fn writes(self) -> bool {
+        !matches!(self, Access::Read | Access::Lock)
+    }
+}
+
+/// One mention of a table in a statement. Views are expanded: their tables are mentioned instead.
+#[derive(Debug, Clone)]
+pub struct Occurrence {
+    pub table: Arc<Table>,
+    pub access: Access,
+    pub must: Cond,
+    /// key columns that an UPDATE (or ON CONFLICT DO UPDATE, MERGE) assigns: (column, new value if constant)
+    pub assigns: Vec<(usize, Option<Operand>)>,
+    /// where the name stands in the text, for errors
+    pub span: Range<u32>,
+}
+
+/// A call that may do more than compute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionUse {
+    pub name: String,
+    pub builtin: bool,
+    pub volatile: bool,
+    /// not built in and not immutable, or otherwise able to read or write tables (HAZARDS 3)
+    pub opaque: bool,
+    pub span: Range<u32>,
+}
+
+/// What ties a session to its link (issue: sessions); a plain list so that it can grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionEffect {
+    TemporaryTable,
+    AdvisoryLock,
+    HoldCursor,
+    SequenceState,
+    SetConfig,
+    Listen,
+    Load,
+    SqlPrepare,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub occurrences: Vec<Occurrence>,
+    /// volatile, user-defined or table-reading functions only
+    pub functions: Vec<FunctionUse>,
+    pub effects: Vec<SessionEffect>,
+    /// proved: no writes, no row locks, no function that may write
+    pub read_only: bool,
+    /// relations of pg_catalog or information_schema are read
+    pub catalogs: bool,
+    /// regclass literals, size functions and the like that name tables in strings: tables that are hidden
+    pub hidden_tables: bool,
+    /// literals whose values the plan depends on (besides keys); relative indexes
+    pub steering_literals: Vec<u32>,
+    /// tables named that the catalog does not have (the server will say so, or it is temporary)
+    pub unknown_tables: Vec<String>,
+}

@@ -1,0 +1,1 @@
+//! Compares our scanner and parser with the grammar of Postgres itself.
