@@ -28,6 +28,7 @@ pub mod error;
 pub mod exec;
 pub mod limits;
 pub mod metrics;
+pub mod options;
 pub mod plan;
 pub mod server;
 pub mod session;
