@@ -1,1 +1,183 @@
 //! Metric families and labels.
+//!
+//! A leaf: every room may count, so this file imports none. Two kinds of cost: what happens per statement is a [`Tally`], one
+//! cache line per worker and family, a few nanoseconds; the rest goes through the `metrics` facade, whose macros cost
+//! a look-up. Tallies are summed into the facade's counters when somebody scrapes.
+//!
+//! When a number is missing from `/metrics`, look at [`Metrics::render`]: a tally appears there or nowhere.
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Counts of things that happen per statement. Padded cells, one per worker; workers share when there are more.
+#[derive(Debug)]
+pub struct Tally([Padded; CELLS]);
+
+const CELLS: usize = 64;
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Padded(AtomicU64);
+
+impl Tally {
+    const fn new() -> Self {
+        Tally([const { Padded(AtomicU64::new(0)) }; CELLS])
+    }
+    pub fn add(&self, n: u64) {
+        self.0[cell()].0.fetch_add(n, Ordering::Relaxed);
+    }
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|c| c.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+fn cell() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static CELL: Cell<usize> = const { Cell::new(usize::MAX) });
+    CELL.with(|c| {
+        if c.get() == usize::MAX {
+            c.set(NEXT.fetch_add(1, Ordering::Relaxed) % CELLS);
+        }
+        c.get()
+    })
+}
+
+/// Statements by where they went: `pgweir_statements_total{route=...}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteKind {
+    /// one shard, found by key or by table
+    Single,
+    /// any shard could answer
+    Any,
+    /// answered or remembered by pgweir itself: BEGIN, SET, SHOW
+    Session,
+    /// refused
+    Reject,
+}
+
+static SINGLE: Tally = Tally::new();
+static ANY: Tally = Tally::new();
+static SESSION: Tally = Tally::new();
+static REJECT: Tally = Tally::new();
+static PLAN_HITS: Tally = Tally::new();
+static PLAN_MISSES: Tally = Tally::new();
+
+/// One more statement went that way.
+pub fn statement(route: RouteKind) {
+    match route {
+        RouteKind::Single => &SINGLE,
+        RouteKind::Any => &ANY,
+        RouteKind::Session => &SESSION,
+        RouteKind::Reject => &REJECT,
+    }
+    .add(1);
+}
+
+/// One more look into the plan cache.
+pub fn plan_lookup(hit: bool) {
+    if hit { &PLAN_HITS } else { &PLAN_MISSES }.add(1);
+}
+
+/// One more error sent to a client.
+pub fn error(sqlstate: &str) {
+    metrics::counter!("pgweir_errors_total", "sqlstate" => sqlstate.to_owned()).increment(1);
+}
+
+/// A statement waited for a link.
+pub fn pool_wait(shard: &str, waited: Duration) {
+    metrics::histogram!("pgweir_pool_wait_seconds", "shard" => shard.to_owned()).record(waited.as_secs_f64());
+}
+
+/// A session began or ended.
+pub fn sessions(change: f64) {
+    metrics::gauge!("pgweir_sessions").increment(change);
+}
+
+/// A connection was accepted; `outcome`: `session`, `cancel`, `refused`, `gone`.
+pub fn arrival(outcome: &'static str) {
+    metrics::counter!("pgweir_arrivals_total", "outcome" => outcome).increment(1);
+}
+
+/// The recorder of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Makes the recorder the process's own. A second call in one process (tests) gets a recorder that nobody feeds.
+    pub fn install() -> Self {
+        let recorder = recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_ok() {
+            describe();
+        }
+        Metrics { handle }
+    }
+
+    /// A recorder that is not the process's.
+    pub fn detached() -> Self {
+        Metrics { handle: recorder().handle() }
+    }
+
+    /// The families as Prometheus reads them.
+    pub fn render(&self) -> String {
+        for (label, tally) in [("single", &SINGLE), ("any", &ANY), ("session", &SESSION), ("reject", &REJECT)]
+        {
+            metrics::counter!("pgweir_statements_total", "route" => label).absolute(tally.sum());
+        }
+        for (label, tally) in [("hit", &PLAN_HITS), ("miss", &PLAN_MISSES)] {
+            metrics::counter!("pgweir_plan_lookups_total", "outcome" => label).absolute(tally.sum());
+        }
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
+
+fn recorder() -> PrometheusRecorder {
+    /// upper bounds, in seconds; waits are either nothing or a queue
+    const BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+    let builder = PrometheusBuilder::new();
+    match builder.set_buckets(&BUCKETS) {
+        Ok(builder) => builder.build_recorder(),
+        // only an empty list is refused
+        Err(_) => PrometheusBuilder::new().build_recorder(),
+    }
+}
+
+fn describe() {
+    metrics::describe_counter!("pgweir_statements_total", "statements by where they went");
+    metrics::describe_counter!("pgweir_plan_lookups_total", "look-ups of the plan cache");
+    metrics::describe_counter!("pgweir_errors_total", "errors sent to clients");
+    metrics::describe_counter!("pgweir_arrivals_total", "accepted connections by what became of them");
+    metrics::describe_gauge!("pgweir_sessions", "sessions now");
+    metrics::describe_histogram!("pgweir_pool_wait_seconds", "time that statements waited for a link");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tallies_add_up_over_threads() {
+        static TALLY: Tally = Tally::new();
+        std::thread::scope(|s| {
+            for _ in 0..8 {
+                s.spawn(|| (0..1000).for_each(|_| TALLY.add(1)));
+            }
+        });
+        assert_eq!(TALLY.sum(), 8000);
+    }
+
+    #[test]
+    fn families_are_rendered() {
+        let metrics = Metrics::install();
+        statement(RouteKind::Single);
+        error("42P01");
+        let text = metrics.render();
+        assert!(text.contains("pgweir_statements_total{route=\"single\"}"), "{text}");
+        assert!(text.contains("pgweir_errors_total{sqlstate=\"42P01\"} 1"), "{text}");
+    }
+}

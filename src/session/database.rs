@@ -16,9 +16,10 @@ pub struct Database {
     pub options: Options,
 }
 
-/// Settings of a database that sessions read.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// how long a statement waits for a link
-    pub checkout_timeout: Duration,
+crate::options! {
+    /// Settings of a database that sessions read.
+    pub struct Options {
+        /// how long a statement waits for a link to a server before it fails with 53300
+        checkout_timeout: Duration = Duration::from_secs(5),
+    }
 }

@@ -1,7 +1,9 @@
 //! One client, from greeting to goodbye.
 
+pub mod auth;
 pub mod database;
 pub mod registry;
+pub mod tls;
 
 use crate::backend::stream::Stream;
 use bytes::BytesMut;
