@@ -508,7 +508,7 @@ impl Cluster {
                         write(&site.account, &target.join("server.key"), &tls.key)?;
                     }
                 }
-                Ok(())
+                Ok::<(), Error>(())
             })
         });
         for done in try_join_all(work).await.map_err(|e| Error::internal(e.to_string()))? {
