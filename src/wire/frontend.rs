@@ -100,6 +100,10 @@ impl<'a> Oids<'a> {
 
 impl<'a> Parse<'a> {
     #[inline]
+    #[expect(
+        clippy::self_named_constructors,
+        reason = "every view is made by `parse`; this message is called so too"
+    )]
     pub fn parse(body: &'a [u8]) -> Result<Self> {
         let mut b = Body::new(body);
         let name = b.cstr()?;
@@ -531,7 +535,8 @@ mod tests {
 
     #[test]
     fn messages_without_a_body() {
-        let writers: [(fn(&mut BytesMut), Tag); 4] =
+        type Writer = fn(&mut BytesMut);
+        let writers: [(Writer, Tag); 4] =
             [(sync, Tag::Sync), (flush, Tag::Flush), (terminate, Tag::Terminate), (copy_done, Tag::CopyDone)];
         for (write, tag) in writers {
             let mut out = BytesMut::new();

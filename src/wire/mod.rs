@@ -8,7 +8,7 @@
 //! - [`frontend`] what clients send: views over a frame's body, and writers
 //! - [`backend`] what servers send: likewise
 //! - [`startup`] the first packet of a connection, which has no tag
-//! - `scram`, `md5` password exchanges, both sides
+//! - [`scram`], [`md5`] password exchanges, both sides
 //! - [`values`] key values from text and binary, exactly as Postgres reads them, or not at all
 //!
 //! How bytes flow: a room reads into its buffer, asks [`frame::header`] what stands at the front, and
@@ -43,5 +43,7 @@ pub mod backend;
 pub mod body;
 pub mod frame;
 pub mod frontend;
+pub mod md5;
+pub mod scram;
 pub mod startup;
 pub mod values;
