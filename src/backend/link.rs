@@ -1,17 +1,22 @@
 //! One server connection, with the bytes in flight and what its server session is known to hold.
 
+use crate::backend::exchange::Message;
 use crate::backend::stream::Stream;
 use crate::shards::ShardId;
+use crate::wire::frontend;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How much is asked of the socket at once, in bytes.
 pub const READ_CHUNK: usize = 32 * 1024;
+
+/// Largest message that an idle link may get, in bytes: a notice, a parameter, the reason for its end.
+const MAX_ASYNC_MESSAGE: usize = 32 * 1024;
 
 /// Address and secret to cancel what a link runs.
 #[derive(Debug, Clone)]
@@ -93,5 +98,57 @@ impl Link {
             && self.outstanding == 0
             && self.input.is_empty()
             && self.output.is_empty()
+    }
+
+    /// Whether an idle link can be lent. Costs no system call unless the server has said something, which it
+    /// does to a link nobody uses only when a setting changed (kept), with a notice (dropped), or to say
+    /// that it ends.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        if self.stream.poll_readable(cx).is_pending() {
+            return !self.broken;
+        }
+        loop {
+            match self.poll_fill(cx) {
+                Poll::Pending => return self.settle(),
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.broken = true;
+                    return false;
+                }
+                Poll::Ready(Ok(_)) if !self.settle() => return false,
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Takes in what a server may say at any time, and then tells whether the link is clean.
+    pub(crate) fn settle(&mut self) -> bool {
+        if self.status != b'I' || self.outstanding > 0 || self.broken {
+            return false;
+        }
+        loop {
+            match self.buffered(MAX_ASYNC_MESSAGE) {
+                Ok(Some(Message { tag: b'S', body })) => drop(self.learn_parameter(&body)),
+                Ok(Some(Message { tag: b'N', .. })) => {}
+                // An error (57P01, the server stops), or an answer to something that nobody asked.
+                Ok(Some(_)) => self.broken = true,
+                Ok(None) | Err(_) => return self.is_clean(),
+            }
+        }
+    }
+
+    /// The node is a standby, or was when it last said so (Postgres 14 and later say it unasked).
+    pub(crate) fn is_standby(&self) -> bool {
+        self.parameters.get("in_hot_standby").is_some_and(|v| v == "on")
+    }
+
+    /// Says goodbye as far as that goes without waiting, and closes.
+    pub(crate) fn end(mut self) {
+        // Behind half a message it would not be understood.
+        if self.broken || !self.output.is_empty() {
+            return;
+        }
+        frontend::terminate(&mut self.output);
+        let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()));
     }
 }

@@ -1,13 +1,15 @@
 //! Links, pools, and what is loaded from servers: catalogs, directory tables.
 
+mod backends;
+pub mod connect;
+pub mod credentials;
+mod exchange;
 pub mod link;
+mod login;
+pub mod options;
 pub mod pool;
+mod shard;
 pub mod stream;
+pub mod tls;
 
-crate::options! {
-    /// Links to the servers of one logical database.
-    pub struct Options {
-        /// links per shard and user
-        pool_size: usize = 20,
-    }
-}
+pub use options::Options;

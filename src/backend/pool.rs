@@ -1,11 +1,19 @@
-//! Links of one (shard, database, user), lent out in order of asking.
+//! Links of one (shard, user), lent out in order of asking.
 
+pub use crate::backend::backends::Backends;
+use crate::backend::connect::Connector;
+use crate::backend::credentials::Credentials;
 use crate::backend::link::Link;
-use crate::error::Result;
+use crate::backend::options::limit;
+use crate::backend::shard::ShardNodes;
+use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 /// Who asks: decides the pool and the credentials towards servers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,26 +22,422 @@ pub struct PoolKey {
     pub user: Arc<str>,
 }
 
+/// Links of one shard and one server user.
 #[derive(Debug)]
 pub struct Pool {
-    // the backend room adds its own fields
+    shard: Arc<ShardNodes>,
+    /// the user on the servers
+    user: Arc<str>,
+    /// the client user whose credentials open links
+    client: Arc<str>,
+    connector: Arc<Connector>,
+    credentials: Arc<Credentials>,
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+/// What the lock guards. It is held for moves of a few words, never across an await.
+#[derive(Debug, Default)]
+struct State {
+    /// the one that was used last is used next, so that surplus links grow old
+    #[allow(clippy::vec_box, reason = "a lease takes the pointer, not half a kilobyte")]
+    idle: Vec<Box<Link>>,
+    used: usize,
+    /// attempts under way, those that wait for the end of a back-off included
+    connecting: usize,
+    /// first come, first served; some may have given up
+    waiters: VecDeque<Waiter>,
+    /// waiters that gave up since the queue was last cleared of them
+    gone: usize,
+    /// failed attempts in a row
+    failures: u32,
+    last_error: Option<Error>,
+    /// no attempt before this
+    not_before: Option<Instant>,
+    /// the shard is no longer in the map
+    retired: bool,
+}
+
+type Waiter = oneshot::Sender<Result<Lease>>;
+
+/// Figures of a pool, as of one instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStats {
+    pub shard: Arc<str>,
+    pub user: Arc<str>,
+    pub size: usize,
+    pub used: usize,
+    pub idle: usize,
+    pub connecting: usize,
+    pub waiting: usize,
+    /// why the last attempt to open a link failed, if none has succeeded since
+    pub last_error: Option<String>,
+}
+
+impl State {
+    fn total(&self) -> usize {
+        self.used + self.idle.len() + self.connecting
+    }
+
+    /// Waiters that are still there, counted up to `most`.
+    fn waiting(&mut self, most: usize) -> usize {
+        while self.waiters.front().is_some_and(Waiter::is_closed) {
+            self.waiters.pop_front();
+        }
+        self.waiters.iter().filter(|w| !w.is_closed()).take(most).count()
+    }
 }
 
 impl Pool {
+    pub(crate) fn new(
+        shard: Arc<ShardNodes>,
+        user: Arc<str>,
+        client: Arc<str>,
+        connector: Arc<Connector>,
+        credentials: Arc<Credentials>,
+        runtime: Handle,
+    ) -> Self {
+        Pool { shard, user, client, connector, credentials, runtime, state: Mutex::default() }
+    }
+
     /// A link, in FIFO order. Errors: 53300 when the deadline passes in the queue, 08001/57P03 with the shard's
     /// name when the server cannot be reached, the server's own error when it refuses the login.
+    ///
+    /// May be dropped at any point: nothing is lost, the next in the queue is served.
     pub async fn acquire(self: &Arc<Self>, deadline: Instant) -> Result<Lease> {
-        let _ = deadline;
-        todo!()
+        let turn = {
+            let mut state = self.lock();
+            if let Some(link) = self.take_idle(&mut state) {
+                return Ok(Lease { link: Some(link), pool: self.clone() });
+            }
+            if state.retired {
+                return Err(self.gone());
+            }
+            let (waiter, turn) = oneshot::channel();
+            state.waiters.push_back(waiter);
+            self.open_what_is_wanted(&mut state);
+            turn
+        };
+        let mut turn = Turn { pool: self, turn, served: false };
+        let served = tokio::time::timeout_at(deadline.into(), &mut turn.turn).await;
+        let served = match served {
+            Ok(Ok(outcome)) => Some(outcome),
+            // The lease may have come at the very instant.
+            Err(_) | Ok(Err(_)) => turn.turn.try_recv().ok(),
+        };
+        turn.served = served.is_some();
+        drop(turn);
+        served.unwrap_or_else(|| Err(self.late()))
+    }
+
+    pub fn stats(&self) -> PoolStats {
+        let mut state = self.lock();
+        PoolStats {
+            shard: self.shard.name.clone(),
+            user: self.user.clone(),
+            size: self.size(),
+            used: state.used,
+            idle: state.idle.len(),
+            connecting: state.connecting,
+            waiting: state.waiting(usize::MAX),
+            last_error: state.last_error.as_ref().map(|e| e.message().to_owned()),
+        }
+    }
+
+    /// Closes idle links that are dead, too old, idle for too long, or lead to a node that left the map.
+    pub(crate) fn sweep(self: &Arc<Self>, now: Instant) {
+        let idle_limit = limit(self.connector.options.idle_timeout);
+        let mut ended = Vec::new();
+        {
+            let mut state = self.lock();
+            let mut i = 0;
+            while i < state.idle.len() {
+                let link = &mut state.idle[i];
+                if now.saturating_duration_since(link.idle_since) < idle_limit
+                    && self.may_go_on(link, now)
+                    && link.is_alive()
+                {
+                    i += 1;
+                } else {
+                    ended.push(state.idle.remove(i));
+                }
+            }
+            self.open_what_is_wanted(&mut state);
+        }
+        for link in ended {
+            link.end();
+        }
+    }
+
+    /// The shard has left the map: no new leases, links end as they come back.
+    pub(crate) fn retire(&self) {
+        let (idle, waiters) = {
+            let mut state = self.lock();
+            state.retired = true;
+            (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiters))
+        };
+        for waiter in waiters {
+            let _ = waiter.send(Err(self.gone()));
+        }
+        for link in idle {
+            link.end();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn size(&self) -> usize {
+        self.connector.options.pool_size.max(1)
+    }
+
+    fn take_idle(&self, state: &mut State) -> Option<Box<Link>> {
+        while let Some(mut link) = state.idle.pop() {
+            if link.is_alive() {
+                state.used += 1;
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Not too old, and its node still in the map.
+    fn may_go_on(&self, link: &Link, now: Instant) -> bool {
+        let lifetime = limit(self.connector.options.max_lifetime);
+        // The low byte of a server's process number is chance enough to spread the ends over a tenth.
+        let spread = u32::from(link.cancel.pid.to_le_bytes()[0]);
+        let lifetime = lifetime - lifetime / 10 * spread / 255;
+        now.saturating_duration_since(link.born) < lifetime && self.shard.has(&link.cancel.node)
+    }
+
+    /// Starts attempts: one per waiter as far as the size allows; a single one while attempts fail, after the
+    /// back-off. An attempt belongs to nobody: whoever is first in the queue when it ends gets the link.
+    fn open_what_is_wanted(self: &Arc<Self>, state: &mut State) {
+        if state.retired {
+            return;
+        }
+        let most = if state.failures > 0 { 1 } else { self.size() };
+        let room = self.size().saturating_sub(state.total());
+        let wanted = state.waiting(most).saturating_sub(state.connecting).min(room);
+        for _ in 0..wanted {
+            state.connecting += 1;
+            let attempt = Attempt { pool: self.clone(), counted: true };
+            let after = state.not_before;
+            self.runtime.spawn(attempt.run(after));
+        }
+    }
+
+    /// Gives a link to the first who waits, or keeps it. `state.used` does not count it when this is called.
+    fn pass_on(self: &Arc<Self>, state: &mut State, mut link: Box<Link>, now: Instant) {
+        while let Some(waiter) = state.waiters.pop_front() {
+            match waiter.send(Ok(Lease { link: Some(link), pool: self.clone() })) {
+                Ok(()) => {
+                    state.used += 1;
+                    return;
+                }
+                // Whoever gave up in the meantime hands it back; a lease must not be dropped under the lock.
+                Err(Ok(mut lease)) => match lease.link.take() {
+                    Some(back) => link = back,
+                    None => return,
+                },
+                Err(Err(_)) => return,
+            }
+        }
+        link.idle_since = now;
+        state.idle.push(link);
+    }
+
+    /// A lease ends.
+    fn give_back(self: &Arc<Self>, mut link: Box<Link>) {
+        let now = Instant::now();
+        let reusable = link.settle() && self.may_go_on(&link, now);
+        let ended = {
+            let mut state = self.lock();
+            state.used -= 1;
+            if reusable && !state.retired {
+                self.pass_on(&mut state, link, now);
+                None
+            } else {
+                self.open_what_is_wanted(&mut state);
+                Some(link)
+            }
+        };
+        let Some(link) = ended else { return };
+        if link.outstanding > 0 && !link.broken {
+            // Terminate is read only after the statement: without a cancel an abandoned one would run on.
+            let (connector, target) = (self.connector.clone(), link.cancel.clone());
+            self.runtime.spawn(async move { drop(connector.cancel(&target).await) });
+        }
+        link.end();
+    }
+
+    /// An attempt has ended. While other links are out, waiters stay: one of those may come back.
+    fn attempt_failed(self: &Arc<Self>, error: Error) {
+        let now = Instant::now();
+        let told = {
+            let mut state = self.lock();
+            state.connecting -= 1;
+            // Attempts that ran side by side and fail together are one failure.
+            if state.not_before.is_none_or(|t| t <= now) {
+                state.failures = state.failures.saturating_add(1);
+                state.not_before = Some(now + self.backoff(state.failures));
+            }
+            state.last_error = Some(error.clone());
+            if state.total() == 0 {
+                std::mem::take(&mut state.waiters)
+            } else {
+                self.open_what_is_wanted(&mut state);
+                VecDeque::new()
+            }
+        };
+        for waiter in told {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+
+    fn attempt_succeeded(self: &Arc<Self>, link: Link) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.connecting -= 1;
+        state.failures = 0;
+        state.not_before = None;
+        state.last_error = None;
+        if state.retired {
+            drop(state);
+            link.end();
+            return;
+        }
+        self.pass_on(&mut state, Box::new(link), now);
+        self.open_what_is_wanted(&mut state);
+    }
+
+    /// Doubled with each failure, and between half of that and all of it, so that pools do not march in step.
+    fn backoff(&self, failures: u32) -> Duration {
+        let options = &self.connector.options;
+        let full = options.backoff_min.saturating_mul(1 << (failures - 1).min(16)).min(options.backoff_max);
+        let mut chance = [0; 1];
+        let chance = getrandom::fill(&mut chance).map_or(128, |()| u32::from(chance[0]));
+        full / 2 + full / 2 * chance / 255
+    }
+
+    /// The deadline passed in the queue.
+    fn late(&self) -> Error {
+        let stats = self.stats();
+        let PoolStats { shard, user, size, used, waiting, .. } = &stats;
+        if *used < *size {
+            let why = stats.last_error.as_deref().unwrap_or("the server has not answered in time");
+            return Error::shard(
+                SqlState::CANNOT_CONNECT,
+                &**shard,
+                format!("no link to shard \"{shard}\" for user \"{user}\" could be opened in time: {why}"),
+            )
+            .hint(format!("{used} of at most {size} links are in use, {waiting} sessions wait."))
+            .retryable();
+        }
+        let mut error = Error::limit(
+            SqlState::TOO_MANY_CONNECTIONS,
+            format!(
+                "no link to shard \"{shard}\" for user \"{user}\" became free in time: {used} of {size} are in use, \
+                 {waiting} other sessions wait"
+            ),
+        );
+        if let Some(why) = &stats.last_error {
+            error = error.detail(format!("The last attempt to open one failed: {why}"));
+        }
+        error
+            .hint(
+                "Make transactions shorter, or raise pool_size as far as max_connections of the servers allows.",
+            )
+            .retryable()
+    }
+
+    fn gone(&self) -> Error {
+        let shard = &self.shard.name;
+        Error::shard(
+            SqlState::CANNOT_CONNECT_NOW,
+            &**shard,
+            format!("shard \"{shard}\" is no longer in the shard map"),
+        )
+        .retryable()
+    }
+}
+
+/// A place in the queue.
+struct Turn<'a> {
+    pool: &'a Arc<Pool>,
+    turn: oneshot::Receiver<Result<Lease>>,
+    served: bool,
+}
+
+impl Drop for Turn<'_> {
+    /// Whoever gives up leaves a closed channel behind. Those at the front are passed over as links come
+    /// back; all are cleared away when they are half of the queue, so that time-outs cannot grow it.
+    fn drop(&mut self) {
+        if self.served {
+            return;
+        }
+        self.turn.close();
+        let mut state = self.pool.lock();
+        state.gone += 1;
+        if state.gone * 2 > state.waiters.len() {
+            state.waiters.retain(|w| !w.is_closed());
+            state.gone = 0;
+        }
+    }
+}
+
+/// An attempt to open a link. Ends the count also when the runtime shuts down under it.
+struct Attempt {
+    pool: Arc<Pool>,
+    counted: bool,
+}
+
+impl Attempt {
+    async fn run(mut self, after: Option<Instant>) {
+        if let Some(instant) = after {
+            tokio::time::sleep_until(instant.into()).await;
+            let mut state = self.pool.lock();
+            if state.waiting(1) == 0 {
+                // Under the same lock, or a waiter that comes now would count on this attempt.
+                state.connecting -= 1;
+                self.counted = false;
+                return;
+            }
+        }
+        let pool = self.pool.clone();
+        let identity = pool.credentials.of(&pool.client);
+        let outcome = pool.shard.open(&pool.connector, &identity).await;
+        self.counted = false;
+        match outcome {
+            Ok(link) => pool.attempt_succeeded(link),
+            Err(error) => pool.attempt_failed(error),
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.counted {
+            self.pool.lock().connecting -= 1;
+        }
     }
 }
 
 /// A link lent to one session. Dropping it returns a clean link to the pool and closes any other.
 #[derive(Debug)]
 pub struct Lease {
+    /// `None` only while the link is on its way back
     link: Option<Box<Link>>,
-    #[allow(dead_code, reason = "the backend room fills this in")]
     pool: Arc<Pool>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take() {
+            self.pool.give_back(link);
+        }
+    }
 }
 
 impl Deref for Lease {
@@ -45,24 +449,5 @@ impl Deref for Lease {
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut Link {
         self.link.as_mut().expect("a lease holds a link until it is dropped")
-    }
-}
-
-/// All servers of one logical database.
-#[derive(Debug)]
-pub struct Backends {
-    // the backend room adds its own fields
-}
-
-impl Backends {
-    /// The pool of a shard for a user; made when first asked for.
-    pub fn pool(&self, key: &PoolKey) -> Result<Arc<Pool>> {
-        let _ = key;
-        todo!()
-    }
-    /// Sends a CancelRequest for what the link runs now; best effort, bounded in time.
-    pub async fn cancel(&self, target: &crate::backend::link::CancelTarget) {
-        let _ = target;
-        todo!()
     }
 }

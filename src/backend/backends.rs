@@ -1,0 +1,168 @@
+//! All servers of one logical database: its shards and their pools.
+
+use crate::backend::connect::Connector;
+use crate::backend::credentials::{Credentials, ScramKeys};
+use crate::backend::link::CancelTarget;
+use crate::backend::options::{Options, limit};
+use crate::backend::pool::{Pool, PoolKey, PoolStats};
+use crate::backend::shard::ShardNodes;
+use crate::error::{Error, Result, Source, SqlState};
+use crate::shards::{ShardId, ShardMap};
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// All servers of one logical database.
+#[derive(Debug)]
+pub struct Backends {
+    connector: Arc<Connector>,
+    credentials: Arc<Credentials>,
+    shards: ArcSwap<Vec<Arc<ShardNodes>>>,
+    /// by client user and by server user; users that are one on the servers share a pool
+    pools: DashMap<PoolKey, Arc<Pool>, foldhash::fast::RandomState>,
+    /// Names of all shards there ever were, by number; held while the set of pools or shards changes.
+    names: Mutex<Vec<Arc<str>>>,
+    runtime: Handle,
+}
+
+impl Backends {
+    /// No server is contacted: shards that are down harm nobody before they are asked for.
+    ///
+    /// Must be called inside a tokio runtime. Errors: F0000 when a certificate file is wrong.
+    pub fn new(map: &ShardMap, options: Options, credentials: Credentials) -> Result<Arc<Backends>> {
+        let runtime = Handle::try_current().map_err(|e| Error::internal(e.to_string()))?;
+        let rhythm =
+            (limit(options.idle_timeout) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let backends = Arc::new(Backends {
+            connector: Arc::new(Connector::new(options)?),
+            credentials: Arc::new(credentials),
+            shards: ArcSwap::from_pointee(nodes_of(map, 0)),
+            pools: DashMap::default(),
+            names: Mutex::new(map.shards.iter().map(|s| s.name.clone()).collect()),
+            runtime,
+        });
+        backends.runtime.spawn(sweep(Arc::downgrade(&backends), rhythm));
+        Ok(backends)
+    }
+
+    /// Takes over the shards of a reloaded map. Pools stay; links to nodes that are gone end as soon as they
+    /// are free; so do all links of shards that are gone.
+    ///
+    /// Errors: F0000, and nothing changes, when a shard would get another number: sessions that still plan by the older map
+    /// would reach the wrong shard. New shards go to the end of the list.
+    pub fn update(&self, map: &ShardMap) -> Result<()> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, (before, after)) in names.iter().zip(&map.shards).enumerate() {
+            if *before != after.name {
+                return Err(Error::config(format!(
+                    "shard number {at} of the shard map was \"{before}\", and now it is \"{}\"",
+                    after.name
+                ))
+                .hint("Running sessions know shards by their place: add new shards behind all others, or restart."));
+            }
+        }
+        let known = names.len();
+        names.extend(map.shards.iter().skip(known).map(|s| s.name.clone()));
+        let old = self.shards.load_full();
+        for (shard, now) in old.iter().zip(&map.shards) {
+            shard.update(now);
+        }
+        let kept = old.len().min(map.shards.len());
+        let mut shards = old[..kept].to_vec();
+        shards.extend(nodes_of(map, kept));
+        self.shards.store(Arc::new(shards));
+        self.pools.retain(|key, pool| {
+            let stays = usize::from(key.shard.0) < kept;
+            if !stays {
+                pool.retire();
+            }
+            stays
+        });
+        let now = Instant::now();
+        for pool in self.all_pools() {
+            pool.sweep(now);
+        }
+        Ok(())
+    }
+
+    /// The pool of a shard for a user; made when first asked for.
+    ///
+    /// Errors: 57P03 when the map has no such shard any more.
+    pub fn pool(&self, key: &PoolKey) -> Result<Arc<Pool>> {
+        if let Some(pool) = self.pools.get(key) {
+            return Ok(pool.clone());
+        }
+        let _changing = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let shards = self.shards.load();
+        let Some(shard) = shards.get(usize::from(key.shard.0)) else {
+            let what = format!("shard number {} is no longer in the shard map", key.shard.0);
+            return Err(Error::new(Source::Shard, SqlState::CANNOT_CONNECT_NOW, what).retryable());
+        };
+        let user = self.credentials.of(&key.user).user;
+        let pool = self
+            .pools
+            .entry(PoolKey { shard: key.shard, user: user.clone() })
+            .or_insert_with(|| {
+                Arc::new(Pool::new(
+                    shard.clone(),
+                    user.clone(),
+                    key.user.clone(),
+                    self.connector.clone(),
+                    self.credentials.clone(),
+                    self.runtime.clone(),
+                ))
+            })
+            .clone();
+        self.pools.insert(key.clone(), pool.clone());
+        Ok(pool)
+    }
+
+    /// Sends a CancelRequest for what the link runs now; best effort, bounded in time.
+    pub async fn cancel(&self, target: &CancelTarget) {
+        if let Err(e) = self.connector.cancel(target).await {
+            tracing::warn!(node = %target.node, error = %e, "a cancel request could not be delivered");
+        }
+    }
+
+    /// Keys that a client's own SCRAM login left, for logins to servers in its name.
+    pub fn learn(&self, client: &str, keys: ScramKeys) {
+        self.credentials.learn(client, keys);
+    }
+
+    /// One line per pool, ordered by shard and user.
+    pub fn stats(&self) -> Vec<PoolStats> {
+        let mut all: Vec<_> = self.all_pools().iter().map(|p| p.stats()).collect();
+        all.sort_by(|a, b| (&a.shard, &a.user).cmp(&(&b.shard, &b.user)));
+        all
+    }
+
+    /// Each pool once, though it may be listed under several users.
+    fn all_pools(&self) -> Vec<Arc<Pool>> {
+        let mut all: Vec<Arc<Pool>> = Vec::new();
+        for entry in &self.pools {
+            if !all.iter().any(|p| Arc::ptr_eq(p, entry.value())) {
+                all.push(entry.value().clone());
+            }
+        }
+        all
+    }
+}
+
+fn nodes_of(map: &ShardMap, from: usize) -> Vec<Arc<ShardNodes>> {
+    let numbered = map.shards.iter().enumerate().skip(from);
+    numbered.map(|(i, shard)| Arc::new(ShardNodes::new(ShardId(i as u16), shard))).collect()
+}
+
+/// Closes what has been idle for too long. One task for all pools; ends with the last user of the backends.
+async fn sweep(backends: Weak<Backends>, rhythm: Duration) {
+    loop {
+        tokio::time::sleep(rhythm).await;
+        let Some(backends) = backends.upgrade() else { return };
+        let now = Instant::now();
+        for pool in backends.all_pools() {
+            pool.sweep(now);
+        }
+    }
+}

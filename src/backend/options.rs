@@ -1,0 +1,70 @@
+//! Settings of this room.
+
+use crate::options::Secret;
+use std::path::PathBuf;
+use std::time::Duration;
+
+crate::options! {
+    /// Links to servers: how many, how long, how protected.
+    pub struct Options {
+        /// Links that one shard and one server user may have at most.
+        pool_size: usize = 20,
+        /// Time to open a socket to one address of a node.
+        connect_timeout: Duration = Duration::from_secs(3),
+        /// Time for TLS, authentication and start-up messages together, once the socket is open.
+        login_timeout: Duration = Duration::from_secs(10),
+        /// A link that nobody used for so long is closed.
+        idle_timeout: Duration = Duration::from_secs(600),
+        /// A link older than this is closed once it is free, up to a tenth earlier, so that links opened
+        /// together do not end together.
+        max_lifetime: Duration = Duration::from_secs(3600),
+        /// After a failed attempt to open a link the next one waits this long, doubled with each further failure.
+        backoff_min: Duration = Duration::from_millis(50),
+        /// Longest such wait.
+        backoff_max: Duration = Duration::from_secs(1),
+        /// Time for passing on a client's request to cancel.
+        cancel_timeout: Duration = Duration::from_secs(3),
+        /// TCP keepalive: silence before the first probe.
+        tcp_keepalive: Duration = Duration::from_secs(30),
+        /// Data that a server's machine does not acknowledge for so long ends the link.
+        tcp_user_timeout: Duration = Duration::from_secs(30),
+        /// TLS towards servers, with libpq's meaning of the modes. Unix sockets are never encrypted.
+        tls: TlsMode = TlsMode::Prefer,
+        /// PEM file with the authorities that sign the servers' certificates; the system's when not given.
+        tls_ca: Option<PathBuf> = None,
+        /// PEM file with pgweir's own certificate chain, for servers that ask for one.
+        tls_cert: Option<PathBuf> = None,
+        /// PEM file with the key of `tls_cert`.
+        tls_key: Option<PathBuf> = None,
+        /// Server user for what pgweir asks on its own account: catalogs, directory tables, checks.
+        service_user: String = "postgres".into(),
+        /// Password of `service_user`.
+        service_password: Option<Secret> = None,
+        /// While changes of a directory table cannot be heard (its listener is down), an entry is
+        /// trusted for at most so long.
+        directory_stale: Duration = Duration::from_secs(1),
+        /// Time for one look-up in a directory table.
+        directory_timeout: Duration = Duration::from_secs(5),
+    }
+}
+
+crate::choice! {
+    /// TLS towards servers, as libpq's `sslmode`.
+    pub enum TlsMode {
+        /// never
+        Disable = "disable",
+        /// when the server offers it; the certificate is verified only when `tls_ca` is given
+        Prefer = "prefer",
+        /// or fail; the certificate is verified only when `tls_ca` is given, as libpq does
+        Require = "require",
+        /// and the certificate must be signed by a trusted authority
+        VerifyCa = "verify-ca",
+        /// and be made out to the host that was asked for
+        VerifyFull = "verify-full",
+    }
+}
+
+/// "0s" switches a limit off: a century is as good.
+pub(crate) fn limit(setting: Duration) -> Duration {
+    if setting.is_zero() { Duration::from_secs(100 * 365 * 86_400) } else { setting }
+}
