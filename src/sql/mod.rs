@@ -7,4 +7,5 @@
 pub mod analyse;
 pub mod class;
 pub mod facts;
+pub mod lex;
 pub mod scan;
