@@ -1,10 +1,85 @@
-//! Who owns a key, as of an epoch: maps, map files, and the snapshot that everything else reads.
+//! Who owns a key, as of an epoch.
+//!
+//! A [`ShardMap`] is a snapshot: immutable, shared by `Arc`, swapped whole. It says which shards a logical database
+//! has, which [`Keyspace`]s map keys to them, and which table is spread by which keyspace. Everything that
+//! routes reads one; nothing changes one. The room imports `wire` (key values) and `catalog` (names), has no
+//! sockets, and touches the file system in [`file`], [`document`] and [`watch`] only.
+//!
+//! # From a key to a shard
+//!
+//! [`Keyspace::locate`] takes one value per key column. Three kinds:
+//!
+//! - `hash`: value -> 64-bit hash -> slot -> shard. A slot is the unit that moves; the file lists its owner.
+//! - `range`: half-open intervals in the order of the type (text in C order); see [`range`].
+//! - `directory`: listed values; see [`directory`]. When the list is a table on a shard, what is not cached is
+//!   [`Located::Miss`]: the caller awaits [`DirectorySource::fetch`] and asks again.
+//!
+//! # The slot of a row, in plain SQL
+//!
+//! `function = "postgres"` (the default) hashes as Postgres does for hash partitioning, so that any server can
+//! evaluate the slot of a row; [`Keyspace::slot_sql`] gives the expression. For one column of each type, with
+//! seed 8816678312871386365 (0x7A5B22367996DCFD) and 1024 slots:
+//!
+//! ```sql
+//! hashint8extended(k, 8816678312871386365) & 1023                -- smallint, integer, bigint
+//! hash_numeric_extended(k, 8816678312871386365) & 1023           -- numeric
+//! hashtextextended(k, 8816678312871386365) & 1023                -- text, varchar; deterministic collation
+//! uuid_hash_extended(k, 8816678312871386365) & 1023              -- uuid
+//! timestamp_hash_extended(k, 8816678312871386365) & 1023         -- timestamp
+//! hash_record_extended(row(k), 8816678312871386365) & 1023       -- date, timestamptz, bytea
+//! ```
+//!
+//! The last form works for every type, because the hash of a row of one column is the hash of the column; it is used
+//! where PostgreSQL 15 has no function for the type that SQL can call (a timestamptz given to
+//! `timestamp_hash_extended` would be converted by the session's TimeZone). The hash of a key of several columns
+//! nests: the hash of column i is the seed of column i+1. The number of slots of `postgres` is a power
+//! of two, so that the slot is a mask of the hash: SQL has no unsigned 64-bit remainder.
+//!
+//! *Native partitions.* `PARTITION BY HASH` combines column hashes by a function of its own. For one column and a
+//! power-of-two modulus, `(slot + (0x49a0f4dd15e5a8e3 & mask)) & mask` is the native remainder: a table laid out by
+//! native partitions maps to slots one to one, and [`hash::NATIVE_OFFSET`] is that constant. Native layouts of several columns,
+//! or with another modulus, do not correspond to slots.
+//!
+//! The other functions serve data that was laid out elsewhere:
+//!
+//! - `citus`: one column; the type's 32-bit hash (`hashint8`, `hashtext` ...) as a signed number, cut into as many
+//!   ranges of floor(2^32 / slots) as there are slots; what remains belongs to the last.
+//! - `modulo`: one integer column; the slot is the *floored* remainder, `((k % n) + n) % n` in SQL: -1 of 4 is slot 3.
+//! - `xxh64`: XXH64 with seed 0, modulo the number of slots, unsigned; [`hash::xxh64`] says over which bytes. The hash of
+//!   column i seeds column i+1. Postgres cannot evaluate it: no SQL form.
+//!
+//! Two tables are co-located when they name the same keyspace. Key types must be of one operator family: integers of
+//! every width hash alike, but 5::bigint and 5::numeric do not (HAZARDS 33).
+//!
+//! # Files
+//!
+//! [`file`] reads a map and reports every mistake with its place; [`document`] edits one and keeps comments and
+//! order; [`watch`] holds the maps of a folder, and refuses a file whose epoch goes back or whose
+//! ownership changed without a new epoch. docs/shard-maps.md lists every key.
+//!
+//! # Where to look when it breaks
+//!
+//! A row on the wrong shard: compare `slot_sql` on the server with [`Keyspace::slot`] (tests/hashes.rs does, for every type).
+//! A file that loads differently than it reads: the tests of [`file`]. A directory that answers with an old owner: [`directory::DirectoryCache`],
+//! tickets and epochs.
+
+pub mod directory;
+pub mod document;
+pub mod file;
+pub mod hash;
+pub mod keyspace;
+pub mod range;
+pub mod spread;
+pub mod value;
+pub mod watch;
+
+pub use file::Finding;
+pub use keyspace::Keyspace;
 
 use crate::catalog::QualifiedName;
 use crate::error::Result;
-use crate::wire::values::{KeyType, KeyValue};
+use crate::wire::values::KeyValue;
 use std::collections::HashMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 /// Index into `ShardMap::shards`.
@@ -133,6 +208,8 @@ pub struct ShardMap {
     pub tables: HashMap<QualifiedName, TableRule>,
     /// schema name -> rule for every table in it
     pub schemas: HashMap<Arc<str>, TableRule>,
+    /// `tenant_*` in the file: the prefix, and the rule of schemas whose name begins with it; longest prefix first
+    pub schema_prefixes: Vec<(Arc<str>, TableRule)>,
     /// owner of unlisted tables
     pub default_shard: ShardId,
 }
@@ -151,41 +228,21 @@ impl ShardMap {
     pub fn rule(&self, table: &QualifiedName) -> TableRule {
         self.tables
             .get(table)
-            .or_else(|| self.schemas.get(&table.schema))
+            .or_else(|| self.schema_rule(&table.schema))
             .cloned()
             .unwrap_or(TableRule::Pinned(self.default_shard))
     }
-}
-
-pub mod keyspace {
-    //! A named rule that maps values of a shard key to shards.
-    use super::*;
-
-    #[derive(Debug)]
-    pub struct Keyspace {
-        pub name: Arc<str>,
-        /// one per key column
-        pub types: Vec<KeyType>,
-        // the shards room adds its own fields here
+    /// The rule of a schema, by its name or by the longest prefix that the file has. Postgres's own schemas have none.
+    pub fn schema_rule(&self, schema: &str) -> Option<&TableRule> {
+        if schema.starts_with("pg_") || schema == "information_schema" {
+            return None;
+        }
+        self.schemas.get(schema).or_else(|| {
+            self.schema_prefixes.iter().find(|(p, _)| schema.starts_with(&**p)).map(|(_, rule)| rule)
+        })
     }
-
-    impl Keyspace {
-        /// The owner of a key. `key` has one value per column, each already of `types[i]`'s kind.
-        ///
-        /// Errors: no range holds the key, the directory does not list it (with SQLSTATE and HINT).
-        pub fn locate(&self, key: &[KeyValue<'_>]) -> Result<Located> {
-            let _ = key;
-            todo!()
-        }
-        /// Shards that can hold keys between two bounds of the first column; `None` = cannot narrow.
-        pub fn locate_range(
-            &self,
-            low: Bound<&KeyValue<'_>>,
-            high: Bound<&KeyValue<'_>>,
-        ) -> Option<ShardSet> {
-            let _ = (low, high);
-            None
-        }
+    pub fn keyspace_named(&self, name: &str) -> Option<KeyspaceId> {
+        self.keyspaces.iter().position(|k| &*k.name == name).map(|i| KeyspaceId(i as u16))
     }
 }
 

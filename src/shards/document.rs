@@ -1,0 +1,1 @@
+//! A map file that is being edited: comments and order stay.
