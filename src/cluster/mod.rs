@@ -1,8 +1,9 @@
 //! A local cluster of real Postgres servers: what `pgweir dev` and the tests use.
 //!
 //! A cluster is N primaries with M streaming replicas each, started from the installed Postgres, on
-//! loopback, with everything in one directory. It knows nothing of the proxy: `cli::dev` and the test
-//! harness put that in front. It may import `config` and the leaves, and so far needs only `error`.
+//! loopback, with everything in one directory, and the proxy as a process in front ([`Proxy`]). Which tables are
+//! sharded how is the caller's business: `cli::dev` and the test harness write the map files. It may import
+//! `config` and the leaves, and needs only `error`.
 //!
 //! Lifecycle: [`Cluster::start`] lays data directories (copies of a cached `initdb`, see `template`), starts the
 //! primaries, then the replicas, and returns when every server takes queries and every replica streams.
@@ -30,13 +31,15 @@ mod binaries;
 mod node;
 mod ports;
 mod process;
+mod proxy;
 mod template;
 mod verifier;
 
 pub use binaries::Postgres;
 pub use node::Node;
 pub use ports::Port;
-pub use process::{Lifetime, ProcessId, Running, start};
+pub use process::{Lifetime, ProcessId};
+pub use proxy::Proxy;
 
 use crate::error::{Error, Result};
 use account::Account;
@@ -50,6 +53,9 @@ use std::time::{Duration, Instant};
 
 /// The longest path of a unix socket that Linux takes is 107 bytes; macOS takes 103.
 const SOCKET_PATH_LIMIT: usize = 103;
+
+/// In a scoped cluster's directory: the process whose end is the cluster's.
+const OWNER: &str = "owner.pid";
 
 /// How TCP clients of the servers prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -202,6 +208,13 @@ impl Cluster {
                 dir
             }
         };
+        let own = ProcessId::of(std::process::id());
+        if options.lifetime == Lifetime::Scoped
+            && let Some(own) = own
+        {
+            sweep();
+            own.save(&dir.join(OWNER))?;
+        }
         if dir.join("cluster.json").exists() {
             return Err(Error::config(format!("{} holds a cluster already", dir.display()))
                 .hint("Start that one again with `pgweir dev up`, or remove the directory."));
@@ -370,6 +383,30 @@ impl Cluster {
         self.primary(shard).connect(&self.app.user, self.database()).await
     }
 
+    /// The head of a map file for these shards, named `s1`, `s2` and so on: keyspaces and tables follow.
+    pub fn map_head(&self, database: &str) -> String {
+        let mut text = format!(
+            "database = {}\nepoch = 1\ndefault_shard = \"s1\"\n",
+            toml_edit::Value::from(database).to_string().trim()
+        );
+        for (i, nodes) in self.shards.iter().enumerate() {
+            let nodes: Vec<String> =
+                nodes.iter().map(|n| format!("  {{ host = \"127.0.0.1\", port = {} }},\n", n.port)).collect();
+            text += &format!("\n[[shard]]\nname = \"s{}\"\nnodes = [\n{}]\n", i + 1, nodes.concat());
+        }
+        text
+    }
+
+    /// Lines below `[keyspace.NAME.owners]`: each shard has an equal block of the slots.
+    pub fn even_owners(&self, slots: usize) -> String {
+        let count = self.shards.len();
+        (0..count)
+            .map(|i| (i + 1, (i * slots).div_ceil(count), ((i + 1) * slots).div_ceil(count)))
+            .filter(|(_, first, end)| first < end)
+            .map(|(name, first, end)| format!("s{name} = \"{first}-{}\"\n", end - 1))
+            .collect()
+    }
+
     /// Runs statements on one shard, as the application, in the first database.
     pub async fn sql(&self, shard: usize, statements: &str) -> Result<()> {
         self.sql_in(self.database(), shard, statements).await
@@ -383,10 +420,7 @@ impl Cluster {
 
     pub async fn sql_in(&self, database: &str, shard: usize, statements: &str) -> Result<()> {
         let client = self.primary(shard).connect(&self.app.user, database).await?;
-        client.batch_execute(statements).await.map_err(|e| {
-            let message = e.as_db_error().map_or_else(|| e.to_string(), |db| db.message().to_owned());
-            Error::shard(crate::error::SqlState::INTERNAL_ERROR, format!("s{}", shard + 1), message)
-        })
+        client.batch_execute(statements).await.map_err(|e| self.primary(shard).said(&e))
     }
 
     /// First column of the first row of a query on a shard's first primary.
@@ -677,10 +711,26 @@ fn write(account: &Account, file: &Path, text: &str) -> Result<()> {
     account.own(file)
 }
 
+/// Removes what processes left behind that were killed, or that keep a cluster in a static. Best effort.
+fn sweep() {
+    let Some(Ok(entries)) = roots().first().map(fs::read_dir) else { return };
+    for dir in entries.flatten().map(|e| e.path()) {
+        let ours = dir.file_name().is_some_and(|n| n.to_string_lossy().starts_with("pgweir-"));
+        let owner = dir.join(OWNER);
+        if ours && owner.is_file() && ProcessId::load(&owner).is_none() {
+            let _ = fs::remove_dir_all(&dir);
+        }
+    }
+}
+
+fn roots() -> Vec<PathBuf> {
+    vec![std::env::temp_dir(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")]
+}
+
 /// A new directory with a short path that every account reaches.
 fn short_dir(mode: u32) -> Result<PathBuf> {
-    let roots = [std::env::temp_dir(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")];
     let account = Account::choose()?;
+    let roots = roots();
     let root = roots
         .iter()
         .find(|r| account.reaches(r) && r.as_os_str().len() < 40 && account::writable(r))

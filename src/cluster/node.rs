@@ -297,7 +297,7 @@ impl Node {
     }
 
     /// A driver's error, with the server's own SQLSTATE and words where it has spoken.
-    fn said(&self, e: &tokio_postgres::Error) -> Error {
+    pub(super) fn said(&self, e: &tokio_postgres::Error) -> Error {
         let Some(db) = e.as_db_error() else {
             let mut message = e.to_string();
             let mut cause = std::error::Error::source(e);
