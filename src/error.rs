@@ -15,6 +15,8 @@ impl SqlState {
     pub const TRANSACTION_RESOLUTION_UNKNOWN: SqlState = SqlState(*b"08007");
     pub const FEATURE_NOT_SUPPORTED: SqlState = SqlState(*b"0A000");
     pub const NOT_NULL_VIOLATION: SqlState = SqlState(*b"23502");
+    pub const STRING_DATA_RIGHT_TRUNCATION: SqlState = SqlState(*b"22001");
+    pub const INVALID_PARAMETER_VALUE: SqlState = SqlState(*b"22023");
     pub const INVALID_TEXT_REPRESENTATION: SqlState = SqlState(*b"22P02");
     pub const NUMERIC_VALUE_OUT_OF_RANGE: SqlState = SqlState(*b"22003");
     pub const INVALID_BINARY_REPRESENTATION: SqlState = SqlState(*b"22P03");
@@ -29,6 +31,7 @@ impl SqlState {
     pub const SERIALIZATION_FAILURE: SqlState = SqlState(*b"40001");
     pub const SYNTAX_ERROR: SqlState = SqlState(*b"42601");
     pub const UNDEFINED_TABLE: SqlState = SqlState(*b"42P01");
+    pub const UNDEFINED_PARAMETER: SqlState = SqlState(*b"42P02");
     pub const UNDEFINED_OBJECT: SqlState = SqlState(*b"42704");
     pub const DUPLICATE_PREPARED_STATEMENT: SqlState = SqlState(*b"42P05");
     pub const DUPLICATE_CURSOR: SqlState = SqlState(*b"42P03");

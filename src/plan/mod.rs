@@ -1,12 +1,65 @@
-//! Facts and a map snapshot become a Plan, which is data. The plan cache. EXPLAIN text.
+//! Facts and a map snapshot become a [`Plan`], which is data. The plan cache. Reasons in words.
+//!
+//! The room imports `sql` (facts), `shards` (who owns a key), `catalog` (types) and `wire` (values). It has no sockets,
+//! no clock, and no state but the cache. What it answers for one statement it answers for `pgweir route`, too: there is one planner.
+//!
+//! # From a statement to a route
+//!
+//! [`Planner::template`] looks the normalised text up. On a miss the statement is parsed and analysed, and its facts
+//! are compiled into a *route program* ([`program`]): per sharded table a small tree of conditions on the key, with the
+//! places of the constants. [`Template::route`] runs that program ([`route`]): it reads the constants ([`value`]), asks
+//! the keyspace, and joins the answers. A table's shards are a *set*: OR is union, AND intersection, an unknown value
+//! "all". The statement's shards are the union over its sharded tables and the shards of its pinned tables: none is
+//! [`Route::Any`], one is [`Route::Single`], more is refused until statements that span shards are served.
+//!
+//! # Decisions
+//!
+//! - *Only proof narrows.* Every doubt is "all shards": a type that has no business beside the column, a date whose
+//!   meaning hangs on DateStyle, a parameter whose type was not declared and is used twice. The first doubt that has
+//!   something to say is kept, and becomes the refusal if the route turns out to need the value.
+//! - *A value that Postgres refuses is for Postgres to refuse.* `id = 'abc'` narrows nothing; if something else selects the
+//!   shard, the server reports 22P02 with its own position. Otherwise we report what the server would.
+//! - *An INSERT must know the key of every row.* Assignment, not comparison: NULL is 23502, a value that the column would
+//!   round is refused, varchar(n) cuts trailing spaces as Postgres does. Rows of two shards are refused, never sent to one.
+//! - *A new key must stay.* UPDATE, ON CONFLICT and MERGE may assign key columns if the new key is on the same shard.
+//! - *Hints are not part of a template.* They come with each execution, so that `key=42` does not fill the cache, and are
+//!   checked against what the program proves. The key of the cache therefore leaves them out, and no plan freezes one.
+//! - *One cache entry per meaning.* The key is the normalised text (which has the class of each literal) with search
+//!   path, role, string syntax, date settings, epoch and schema version. Literals that steer a plan are
+//!   compared on a hit; a template whose class quotes its text (SET, EXPLAIN) or whose refusal does is
+//!   kept per text. Map and catalog are compared by identity, through weak pointers, so that a template never serves another map
+//!   and never keeps an old one alive.
+//! - *The default shard* answers what belongs to no shard and yet must be in one place: notifications, advisory locks,
+//!   sequences, unlisted and unknown tables. So two sessions meet there.
+//! - *Catalog queries* go to any shard. Sizes and statistics in them are those of one shard: `\dt+` shows what that shard's
+//!   tables occupy. Sizes of tables that a statement names are refused.
+//!
+//! # Where to look when it breaks
+//!
+//! A statement goes to the wrong shard: `pgweir route` prints the keys that were found; if they are wrong, [`value`]; if a
+//! condition is missing, `sql::analyse`; if it should not narrow, the facts are wrong, too. A statement
+//! is planned again and again: [`Planner::stats`], then [`Template`]'s identity. tests/plan has a file per trap.
+
+mod array;
+mod cache;
+mod hints;
+mod program;
+mod refuse;
+mod route;
+mod value;
+
+pub use cache::{Options, Stats};
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::shards::{ShardId, ShardMap, ShardSet};
+use crate::sql::analyse::{NotUnderstood, Scope, analyse};
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
-use crate::sql::scan::{Hints, Scan};
-use std::sync::Arc;
+use crate::sql::scan::{Hints, Literal, Piece, Scan};
+use program::{Goal, Tables};
+use std::sync::{Arc, Weak};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// What a plan is made against: nothing here changes while a statement is planned.
 #[derive(Debug, Clone)]
@@ -75,7 +128,24 @@ pub struct Template {
     pub class: Class,
     pub read_only: bool,
     pub effects: Vec<SessionEffect>,
-    // the plan room adds its own fields here (route program, versions, normalised text)
+    goal: Goal,
+    /// parameters that occur more than once in the text
+    shared_params: Box<[u16]>,
+    normalized: Box<[u8]>,
+    reading: Reading,
+    map: Weak<ShardMap>,
+    catalog: Weak<Catalog>,
+    steering: Steering,
+}
+
+/// What a hit compares besides the normalised text.
+#[derive(Debug)]
+enum Steering {
+    Nothing,
+    /// literals (relative to the statement's first) and their texts
+    Literals(Vec<(u32, Box<str>)>),
+    /// the statement as it stands, and where it begins
+    Text(Box<str>, u32),
 }
 
 /// The outcome for one execution.
@@ -98,13 +168,17 @@ pub struct Statement<'a> {
 /// One per logical database.
 #[derive(Debug)]
 pub struct Planner {
-    // the plan room adds its own fields here (cache, options)
+    plans: cache::Plans,
 }
 
 impl Planner {
+    /// A planner whose cache holds that many plans, and the default number of bytes.
     pub fn new(cache_entries: usize) -> Self {
-        let _ = cache_entries;
-        Planner {}
+        Self::with_options(Options { entries: cache_entries, ..Options::default() })
+    }
+
+    pub fn with_options(options: Options) -> Self {
+        Planner { plans: cache::Plans::new(options) }
     }
 
     /// The template of a statement, from the cache or made now. Never fails: what cannot be planned is a
@@ -115,8 +189,7 @@ impl Planner {
         snapshot: &Snapshot,
         reading: &Reading,
     ) -> Arc<Template> {
-        let _ = (statement, snapshot, reading);
-        todo!()
+        self.plans.template(statement, snapshot, reading, || Template::of(statement, snapshot, reading))
     }
 
     /// Template and route in one.
@@ -131,34 +204,258 @@ impl Planner {
         let route = template.route(statement, params, snapshot, reading);
         Ok(Plan { template, route })
     }
+
+    pub fn stats(&self) -> Stats {
+        self.plans.stats()
+    }
 }
 
 impl Template {
     /// False when the schema or the map has moved on: ask the planner again.
     pub fn is_current(&self, snapshot: &Snapshot) -> bool {
-        let _ = snapshot;
-        todo!()
+        // A weak pointer keeps the address, not the content: equal addresses are the same map.
+        std::ptr::eq(self.map.as_ptr(), Arc::as_ptr(&snapshot.map))
+            && std::ptr::eq(self.catalog.as_ptr(), Arc::as_ptr(&snapshot.catalog))
     }
-    /// Where this execution goes. The hot path: key values from literals of `statement` or from `params`, a hash, a look-up.
+
+    /// Where this execution goes. `reading` is the one that the template was made for. The hot path: key values from literals of `statement` or from `params`, a hash, a look-up.
     pub fn route(
         &self,
         statement: &Statement<'_>,
         params: &Params<'_>,
         snapshot: &Snapshot,
-        reading: &Reading,
+        _reading: &Reading,
     ) -> Route {
-        let _ = (statement, params, snapshot, reading);
-        todo!()
+        self.evaluate(statement, params, snapshot, None)
     }
+
     /// The same with reasons.
     pub fn explain(
         &self,
         statement: &Statement<'_>,
         params: &Params<'_>,
         snapshot: &Snapshot,
-        reading: &Reading,
+        _reading: &Reading,
     ) -> (Route, Explanation) {
-        let _ = (statement, params, snapshot, reading);
-        todo!()
+        let mut explanation = Explanation::default();
+        let route = self.evaluate(statement, params, snapshot, Some(&mut explanation));
+        if let Route::Reject(error) = &route {
+            explanation.reason = error.message().to_owned();
+        }
+        (route, explanation)
+    }
+
+    /// A shard that can describe the statement before its values are known. Refused only if no value can help.
+    ///
+    /// Hints are the caller's to look at first: a hinted statement is described where it would run.
+    pub fn describe_route(&self, snapshot: &Snapshot) -> Route {
+        let default = Route::Single(snapshot.map.default_shard);
+        match &self.goal {
+            Goal::Single(shard, _) => Route::Single(*shard),
+            Goal::Any(_) => Route::Any,
+            Goal::Session => Route::Session,
+            Goal::Tables(tables) => match &tables.refusal {
+                Some(error) => Route::Reject(error.clone()),
+                None if tables.always_spans() => Route::Reject(route::spans_always(tables, &snapshot.map)),
+                None => match tables.pinned.single() {
+                    Some(shard) => Route::Single(shard),
+                    None if tables.sharded.is_empty() => Route::Any,
+                    None => default,
+                },
+            },
+        }
+    }
+
+    /// xxh3-128 of the normalised text: names a statement in logs, metrics and `pgweir route`.
+    pub fn fingerprint(&self) -> u128 {
+        xxh3_128(&self.normalized)
+    }
+
+    /// Memory, by estimate.
+    fn bytes(&self) -> u64 {
+        const EMPTY: usize = 512;
+        const CONDITION: usize = 160;
+        let conditions = match &self.goal {
+            Goal::Tables(tables) => tables.size(),
+            _ => 0,
+        };
+        let steering = match &self.steering {
+            Steering::Nothing => 0,
+            Steering::Literals(literals) => literals.iter().map(|(_, text)| 32 + text.len()).sum(),
+            Steering::Text(text, _) => text.len(),
+        };
+        (EMPTY + self.normalized.len() + steering + conditions * CONDITION) as u64
+    }
+
+    /// Whether this template was made for that text, read that way.
+    fn is_of(&self, statement: &Statement<'_>, reading: &Reading) -> bool {
+        *self.normalized == *statement.normalized()
+            && self.reading == *reading
+            && self.steering.agrees(statement)
+    }
+
+    fn of(statement: &Statement<'_>, snapshot: &Snapshot, reading: &Reading) -> Template {
+        let class = crate::sql::class::classify(statement.text, statement.piece());
+        let normalized = statement.normalized();
+        let mut template = Template {
+            read_only: matches!(class, Class::Empty | Class::Show(_)),
+            effects: program::effects_of_text(&class, normalized),
+            goal: Goal::Session,
+            shared_params: program::shared_params(normalized).into(),
+            normalized: normalized.into(),
+            reading: reading.clone(),
+            map: Arc::downgrade(&snapshot.map),
+            catalog: Arc::downgrade(&snapshot.catalog),
+            // These classes quote the text, or count its bytes.
+            steering: match class {
+                Class::Set { .. } | Class::Explain { .. } => Steering::whole(statement),
+                _ => Steering::Nothing,
+            },
+            class,
+        };
+        let map = &*snapshot.map;
+        let only = (map.shards.len() == 1).then_some(ShardId(0));
+        match (program::by_class(&template.class, map), only) {
+            (Some(Goal::Session), _) => template.goal = Goal::Session,
+            (Some(_), Some(only)) => template.goal = Goal::Single(only, ONE_SHARD),
+            (Some(goal), None) => template.goal = goal,
+            (None, _) => template.analyse(statement, snapshot, only),
+        }
+        template
+    }
+
+    fn analyse(&mut self, statement: &Statement<'_>, snapshot: &Snapshot, only: Option<ShardId>) {
+        let scope = Scope { catalog: &snapshot.catalog, search_path: &self.reading.search_path };
+        let facts = analyse(statement.text, statement.scan, statement.piece, &scope);
+        if let Ok(facts) = &facts {
+            self.read_only = facts.read_only;
+            for effect in &facts.effects {
+                if !self.effects.contains(effect) {
+                    self.effects.push(*effect);
+                }
+            }
+            if matches!(self.steering, Steering::Nothing) && !facts.steering_literals.is_empty() {
+                self.steering = Steering::of(&facts.steering_literals, statement);
+            }
+        }
+        self.goal = match (only, facts) {
+            (Some(only), _) => Goal::Single(only, ONE_SHARD),
+            (None, Ok(facts)) => {
+                Goal::Tables(program::tables(&self.class, &facts, snapshot, &self.reading.search_path))
+            }
+            (
+                None,
+                Err(
+                    NotUnderstood::Syntax(error)
+                    | NotUnderstood::TooComplex(error)
+                    | NotUnderstood::Invalid(error),
+                ),
+            ) => {
+                // The message quotes the text and counts its characters.
+                self.steering = Steering::whole(statement);
+                Goal::Tables(Tables { refusal: Some(error), ..Tables::default() })
+            }
+        };
+    }
+
+    fn evaluate(
+        &self,
+        statement: &Statement<'_>,
+        params: &Params<'_>,
+        snapshot: &Snapshot,
+        explanation: Option<&mut Explanation>,
+    ) -> Route {
+        let mut evaluation = route::Evaluation {
+            inputs: value::Inputs {
+                text: statement.text,
+                literals: statement.literals(),
+                params,
+                shared_params: &self.shared_params,
+            },
+            map: &snapshot.map,
+            explanation,
+            doubt: None,
+        };
+        let hints = statement.hints;
+        if let Some(wrong) = &hints.error {
+            return Route::Reject(hints::unreadable(wrong));
+        }
+        if hints.shard.is_none() && hints.key.is_empty() && hints.keyspace.is_none() {
+            return evaluation.route(&self.goal);
+        }
+        match hints::asked(hints, &self.goal, &snapshot.map) {
+            Err(error) => Route::Reject(error),
+            Ok(hints::Asked::Nothing) => evaluation.route(&self.goal),
+            Ok(hints::Asked::Miss(keyspace, key)) => Route::Miss { keyspace, key },
+            Ok(hints::Asked::Shard(shard)) => evaluation.hinted(&self.goal, shard),
+        }
+    }
+}
+
+const ONE_SHARD: &str = "the database has one shard";
+
+impl Steering {
+    fn whole(statement: &Statement<'_>) -> Steering {
+        Steering::Text(statement.piece_text().into(), statement.piece().span.start)
+    }
+
+    fn of(literals: &[u32], statement: &Statement<'_>) -> Steering {
+        Steering::Literals(literals.iter().map(|i| (*i, statement.literal_text(*i).into())).collect())
+    }
+
+    fn agrees(&self, statement: &Statement<'_>) -> bool {
+        match self {
+            Steering::Nothing => true,
+            Steering::Literals(literals) => {
+                literals.iter().all(|(i, text)| statement.literal_text(*i) == &**text)
+            }
+            Steering::Text(text, start) => {
+                statement.piece().span.start == *start && statement.piece_text() == &**text
+            }
+        }
+    }
+
+    /// The cache key of a statement that has this normalised text and other steering.
+    fn key(&self, first: cache::Key, statement: &Statement<'_>) -> Option<cache::Key> {
+        match self {
+            Steering::Nothing => None,
+            Steering::Literals(literals) => Some(
+                literals.iter().fold(first, |key, (i, _)| key.with(statement.literal_text(*i).as_bytes())),
+            ),
+            Steering::Text(_, _) => {
+                let start = statement.piece().span.start.to_le_bytes();
+                Some(first.with(statement.piece_text().as_bytes()).with(&start))
+            }
+        }
+    }
+}
+
+static NO_PIECE: Piece = Piece { span: 0..0, literals: 0..0, normalized: 0..0, into: false };
+
+impl<'a> Statement<'a> {
+    /// A piece that the scan does not have is an empty statement.
+    fn piece(&self) -> &'a Piece {
+        self.scan.pieces.get(self.piece).unwrap_or(&NO_PIECE)
+    }
+
+    fn piece_text(&self) -> &'a str {
+        let span = &self.piece().span;
+        self.text.get(span.start as usize..span.end as usize).unwrap_or("")
+    }
+
+    fn normalized(&self) -> &'a [u8] {
+        self.scan.normalized_of(self.piece())
+    }
+
+    fn literals(&self) -> &'a [Literal] {
+        let span = &self.piece().literals;
+        self.scan.literals.get(span.start as usize..span.end as usize).unwrap_or(&[])
+    }
+
+    fn literal_text(&self, index: u32) -> &'a str {
+        self.literals()
+            .get(index as usize)
+            .and_then(|l| self.text.get(l.span.start as usize..l.span.end as usize))
+            .unwrap_or("")
     }
 }

@@ -1,0 +1,208 @@
+//! The plan cache: templates by the hash of their normalised text and everything else that gives it meaning.
+//!
+//! The hash is not a proof (xxh3 has no key, and text comes from clients), so a hit compares the text, the reading
+//! and the identity of map and catalog. Concurrent misses of one key wait for the first of them.
+
+use super::{Reading, Snapshot, Statement, Template};
+use quick_cache::Weighter;
+use quick_cache::sync::{Cache, GuardResult};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+/// How much the plan cache may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// plans
+    pub entries: usize,
+    /// bytes of text and programs, by estimate
+    pub bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { entries: 10_000, bytes: 64 << 20 }
+    }
+}
+
+/// What the cache did so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    pub entries: u64,
+    /// by estimate
+    pub bytes: u64,
+    pub hits: u64,
+    /// statements that were parsed and planned
+    pub planned: u64,
+}
+
+/// Weighs a template by its bytes, and by at least its share of the entries: one bound serves for both.
+#[derive(Debug, Clone)]
+struct Bytes {
+    least: u64,
+}
+
+impl Weighter<Key, Arc<Template>> for Bytes {
+    fn weight(&self, _: &Key, template: &Arc<Template>) -> u64 {
+        template.bytes().max(self.least)
+    }
+}
+
+/// Already a hash: hashing it again is waste.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key(u128);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0 as u64);
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Already;
+
+struct Taken(u64);
+
+impl BuildHasher for Already {
+    type Hasher = Taken;
+    fn build_hasher(&self) -> Taken {
+        Taken(0)
+    }
+}
+
+impl Hasher for Taken {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+pub(super) struct Plans {
+    cache: Cache<Key, Arc<Template>, Bytes, Already>,
+    planned: AtomicU64,
+}
+
+impl std::fmt::Debug for Plans {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plans").field("stats", &self.stats()).finish()
+    }
+}
+
+impl Plans {
+    pub(super) fn new(options: Options) -> Self {
+        let entries = options.entries.max(1);
+        let bytes = options.bytes.max(1);
+        Plans {
+            cache: Cache::with(
+                entries,
+                bytes,
+                Bytes { least: bytes.div_ceil(entries as u64) },
+                Already,
+                quick_cache::sync::DefaultLifecycle::default(),
+            ),
+            planned: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            entries: self.cache.len() as u64,
+            bytes: self.cache.weight(),
+            hits: self.cache.hits(),
+            planned: self.planned.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The template of a statement: from the cache, or made by `plan`, once for all who wait for it.
+    pub(super) fn template(
+        &self,
+        statement: &Statement<'_>,
+        snapshot: &Snapshot,
+        reading: &Reading,
+        plan: impl Fn() -> Template,
+    ) -> Arc<Template> {
+        let normalized = statement.normalized();
+        let first = Key::of(normalized, snapshot, reading);
+        let found = match self.look_up(first, statement, snapshot, reading, &plan) {
+            Ok(template) => return template,
+            Err(found) => found,
+        };
+        // The same text with other steering literals (or a hash collision, which then is not cached).
+        match found.steering.key(first, statement) {
+            Some(second) => {
+                self.look_up(second, statement, snapshot, reading, &plan).unwrap_or_else(|_| self.make(&plan))
+            }
+            None => self.make(&plan),
+        }
+    }
+
+    /// `Err`: what was found is not for this statement.
+    fn look_up(
+        &self,
+        key: Key,
+        statement: &Statement<'_>,
+        snapshot: &Snapshot,
+        reading: &Reading,
+        plan: &impl Fn() -> Template,
+    ) -> Result<Arc<Template>, Arc<Template>> {
+        let found = match self.cache.get(&key) {
+            Some(found) => found,
+            None => match self.cache.get_value_or_guard(&key, None) {
+                GuardResult::Value(found) => found,
+                GuardResult::Guard(guard) => {
+                    let template = self.make(plan);
+                    // Refused only when the placeholder was evicted meanwhile; the template serves all the same.
+                    let _ = guard.insert(template.clone());
+                    return Ok(template);
+                }
+                GuardResult::Timeout => return Ok(self.make(plan)),
+            },
+        };
+        if !found.is_of(statement, reading) {
+            return Err(found);
+        }
+        if !found.is_current(snapshot) {
+            let template = self.make(plan);
+            self.cache.insert(key, template.clone());
+            return Ok(template);
+        }
+        Ok(found)
+    }
+
+    #[cold]
+    fn make(&self, plan: &impl Fn() -> Template) -> Arc<Template> {
+        self.planned.fetch_add(1, Ordering::Relaxed);
+        Arc::new(plan())
+    }
+}
+
+impl Key {
+    fn of(normalized: &[u8], snapshot: &Snapshot, reading: &Reading) -> Key {
+        let mut rest = FOLD;
+        let mut add = |word: u64| rest = (rest ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
+        for schema in reading.search_path.iter() {
+            add(xxh3_64(schema.as_bytes()));
+        }
+        add(u64::from(reading.standard_conforming_strings));
+        add(xxh3_64(reading.role.as_bytes()));
+        add(xxh3_64(reading.date_style.as_bytes()));
+        add(xxh3_64(reading.time_zone.as_bytes()));
+        add(snapshot.map.epoch.0);
+        add(snapshot.catalog.version);
+        Key(xxh3_128(normalized) ^ (u128::from(rest) << 64 | u128::from(rest)))
+    }
+
+    pub(super) fn with(self, text: &[u8]) -> Key {
+        Key(xxh3_128(text) ^ self.0.rotate_left(1))
+    }
+}
+
+// Any odd constants do: collisions cost a plan, never a wrong one.
+const FOLD: u64 = 0x9e37_79b9_7f4a_7c15;
+const MULTIPLIER: u64 = 0xd6e8_feb8_6659_fd93;

@@ -1,0 +1,710 @@
+//! Facts and the map's rules become a route program: what has to be evaluated per execution, and nothing else.
+
+use super::Snapshot;
+use super::refuse;
+use super::value::{key_type, same_family};
+use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
+use crate::error::Error;
+use crate::shards::{KeyspaceId, ShardId, ShardMap, ShardSet, TableRule};
+use crate::sql::class::Class;
+use crate::sql::facts::{Access, CmpOp, Cond, Facts, Operand, OperandSource};
+use crate::wire::values::KeyType;
+use smallvec::{SmallVec, smallvec};
+use std::sync::Arc;
+
+/// Where a statement goes, up to the values of its literals and parameters.
+#[derive(Debug)]
+pub(super) enum Goal {
+    /// One shard, whatever the values are.
+    Single(ShardId, &'static str),
+    Any(&'static str),
+    Session,
+    /// The tables decide.
+    Tables(Tables),
+}
+
+/// What the tables of a statement ask for.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    /// Refused whatever the values are, unless a hint names the shard.
+    pub refusal: Option<Error>,
+    pub sharded: Vec<Sharded>,
+    /// Shards of pinned tables, and the first table of each, for messages.
+    pub pinned: ShardSet,
+    pub pinned_names: Vec<(ShardId, String)>,
+    /// A function declared shard-local is called: some table or hint has to say which shard is meant.
+    pub local_function: Option<String>,
+    /// Reads reference tables or catalogs: any shard has them.
+    pub anywhere: &'static str,
+}
+
+/// A mention of a sharded table.
+#[derive(Debug)]
+pub(super) struct Sharded {
+    pub table: Arc<Table>,
+    pub access: Access,
+    pub keyspace: KeyspaceId,
+    pub key: SmallVec<[KeyColumn; 1]>,
+    pub rows: Rows,
+    /// New keys that an UPDATE, an ON CONFLICT or a MERGE gives to rows: one entry per key column.
+    pub new_key: Option<Vec<NewColumn>>,
+}
+
+/// A column of a table's shard key.
+#[derive(Debug, Clone)]
+pub(super) struct KeyColumn {
+    /// index into `Table::columns`; `None` when the schema's name is the key
+    pub column: Option<usize>,
+    pub name: Arc<str>,
+    /// the column's own type, which decides what an unknown literal means
+    pub actual: KeyType,
+    pub typmod: i32,
+    /// its order is that of range maps: not so for text under a collation other than C
+    pub ordered: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Rows {
+    /// Rows that exist: those that can matter meet this condition.
+    Where(Node),
+    /// Rows that are added.
+    Inserted(Vec<NewRow>),
+}
+
+/// One row of an INSERT: a value for each key column, or why there is none.
+#[derive(Debug)]
+pub(super) struct NewRow(pub SmallVec<[Option<Value>; 1]>);
+
+/// A key column after an UPDATE.
+#[derive(Debug)]
+pub(super) enum NewColumn {
+    Assigned(Operand),
+    /// not assigned, and fixed by the condition
+    Kept(Value),
+    Unknown,
+}
+
+/// Values that a column is compared with.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    One(Operand),
+    /// each element of an array
+    Each(Operand),
+}
+
+/// A condition on the key, compiled. Evaluates to a set of shards.
+#[derive(Debug)]
+pub(super) enum Node {
+    All,
+    Nothing,
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    /// one key column, one value: nearly every statement
+    Point(Operand),
+    /// per key column its alternatives; their cross product are the keys
+    Keys(SmallVec<[Vec<Value>; 1]>),
+    /// bounds of the first key column
+    Range(Vec<(CmpOp, Operand)>),
+}
+
+impl Node {
+    fn size(&self) -> usize {
+        match self {
+            Node::All | Node::Nothing | Node::Point(_) => 1,
+            Node::And(nodes) | Node::Or(nodes) => 1 + nodes.iter().map(Node::size).sum::<usize>(),
+            Node::Keys(columns) => columns.iter().map(Vec::len).sum(),
+            Node::Range(bounds) => bounds.len(),
+        }
+    }
+}
+
+/// What a function that belongs to the default shard is called, and why it does.
+const DEFAULT_SHARD_FUNCTIONS: &[(&str, &str)] = &[
+    ("pg_notify", "notifications are sent on the default shard"),
+    ("nextval", "a sequence that no table of the statement uses belongs to the default shard"),
+    ("setval", "a sequence that no table of the statement uses belongs to the default shard"),
+    ("currval", "a sequence that no table of the statement uses belongs to the default shard"),
+    ("lastval", "a sequence that no table of the statement uses belongs to the default shard"),
+];
+
+/// Functions whose answer is about one shard's copy of a relation.
+const SIZE_FUNCTIONS: &[&str] =
+    &["pg_table_size", "pg_total_relation_size", "pg_relation_size", "pg_indexes_size", "pg_database_size"];
+
+/// The goal of an understood statement in a database of several shards.
+pub(super) fn tables(class: &Class, facts: &Facts, snapshot: &Snapshot, search_path: &[Arc<str>]) -> Tables {
+    let map = &*snapshot.map;
+    let mut out = Tables { anywhere: "no table is read", ..Tables::default() };
+    for occurrence in &facts.occurrences {
+        let table = &occurrence.table;
+        if is_system(&table.name.schema) {
+            out.anywhere = "the catalogs are alike on every shard";
+            continue;
+        }
+        let rule = match effective_rule(table, snapshot) {
+            Ok(rule) => rule,
+            Err(e) => {
+                out.refuse(e);
+                continue;
+            }
+        };
+        if table.kind == TableKind::View && !map.tables.contains_key(&table.name) {
+            out.refuse(refuse::view(&table.name));
+            continue;
+        }
+        if table.has_rules && occurrence.access.writes() && occurrence.access != Access::Define {
+            out.refuse(refuse::rules(&table.name));
+        }
+        match rule {
+            TableRule::Pinned(shard) => out.pin(shard, format!("table \"{}\"", table.name.name)),
+            TableRule::Reference => {
+                out.anywhere = "reference tables have a copy on every shard";
+                if occurrence.access != Access::Read {
+                    out.refuse(refuse::reference_write(&table.name, occurrence.access));
+                }
+            }
+            TableRule::Sharded { keyspace, key } => {
+                match key_columns(table, &key, &map.keyspace(keyspace).types) {
+                    Ok(key) => out.shard(occurrence, keyspace, key),
+                    Err(e) => out.refuse(e),
+                }
+            }
+            TableRule::SchemaKey { keyspace } => {
+                let schema = Operand {
+                    source: OperandSource::Fixed(table.name.schema.clone()),
+                    negated: false,
+                    casts: smallvec![],
+                };
+                out.sharded.push(Sharded {
+                    table: table.clone(),
+                    access: occurrence.access,
+                    keyspace,
+                    key: smallvec![KeyColumn {
+                        column: None,
+                        name: "the schema's name".into(),
+                        actual: KeyType::Text,
+                        typmod: -1,
+                        ordered: true,
+                    }],
+                    rows: Rows::Where(Node::Point(schema)),
+                    new_key: None,
+                });
+            }
+        }
+    }
+    unknown_tables(&mut out, facts, snapshot, search_path);
+    functions(&mut out, facts, map);
+    if matches!(class, Class::Do | Class::Call) {
+        let local = matches!(class, Class::Call) && out.local_function.is_some();
+        if !local {
+            out.refuse(refuse::procedural(class));
+        }
+    }
+    let names_nothing = facts.occurrences.is_empty() && facts.unknown_tables.is_empty() && !facts.catalogs;
+    match class {
+        Class::Ddl { temp: true } if out.sharded.is_empty() && out.pinned.is_empty() => {
+            // Later statements that name it are unknown to the catalog and go to the default shard, too.
+            out.pin(map.default_shard, "the temporary object".into());
+        }
+        Class::Ddl { temp: false } | Class::Maintenance | Class::Load if names_nothing => {
+            out.refuse(refuse::everywhere(class));
+        }
+        _ => {}
+    }
+    out
+}
+
+impl Tables {
+    /// The first refusal is the one that is shown.
+    pub(super) fn refuse(&mut self, error: Error) {
+        self.refusal.get_or_insert(error);
+    }
+
+    pub(super) fn pin(&mut self, shard: ShardId, name: String) {
+        if !self.pinned.contains(shard) {
+            self.pinned.insert(shard);
+            self.pinned_names.push((shard, name));
+        }
+    }
+
+    fn shard(
+        &mut self,
+        occurrence: &crate::sql::facts::Occurrence,
+        keyspace: KeyspaceId,
+        key: SmallVec<[KeyColumn; 1]>,
+    ) {
+        let compiler = Compiler { key: &key };
+        let new_key = compiler.new_key(&occurrence.must, &occurrence.assigns, occurrence.access);
+        let rows = match occurrence.access {
+            Access::Insert => Rows::Inserted(compiler.inserted(&occurrence.must)),
+            _ => Rows::Where(compiler.node(&occurrence.must, &compiler.nothing_known())),
+        };
+        self.sharded.push(Sharded {
+            table: occurrence.table.clone(),
+            access: occurrence.access,
+            keyspace,
+            key,
+            rows,
+            new_key,
+        });
+    }
+
+    /// Conditions and values, for the weight in the cache.
+    pub(super) fn size(&self) -> usize {
+        self.sharded
+            .iter()
+            .map(|s| match &s.rows {
+                Rows::Where(node) => 1 + node.size(),
+                Rows::Inserted(rows) => 1 + rows.iter().map(|r| r.0.len()).sum::<usize>(),
+            })
+            .sum()
+    }
+
+    /// True when no value of any literal or parameter can make this a one-shard statement.
+    pub(super) fn always_spans(&self) -> bool {
+        self.pinned.len() > 1
+            || self.sharded.iter().any(|s| match &s.rows {
+                Rows::Where(node) => matches!(node, Node::All),
+                Rows::Inserted(rows) => rows.iter().any(|r| r.0.iter().any(Option::is_none)),
+            })
+    }
+}
+
+fn is_system(schema: &str) -> bool {
+    matches!(schema, "pg_catalog" | "information_schema" | "pg_toast")
+}
+
+/// The rule of a table: its own, else that of its nearest listed ancestor (a partition's rows are its parent's rows),
+/// else its schema's, else the default shard's.
+fn effective_rule(table: &Table, snapshot: &Snapshot) -> Result<TableRule, Error> {
+    let Snapshot { map, catalog } = snapshot;
+    let rule = match map.tables.get(&table.name) {
+        Some(rule) => rule.clone(),
+        None => match ancestor_rule(table, map, catalog)? {
+            Some(rule) => rule,
+            None => map.rule(&table.name),
+        },
+    };
+    // Reading a parent reads its children, so a child that is placed otherwise would be missed.
+    let mut below: Vec<&QualifiedName> = table.children.iter().collect();
+    let mut seen = 0;
+    while let Some(name) = below.pop() {
+        seen += 1;
+        if seen > catalog.tables.len() {
+            break;
+        }
+        if map.tables.get(name).is_some_and(|r| *r != rule) {
+            return Err(refuse::scattered_children(&table.name, name));
+        }
+        if let Some(child) = catalog.tables.get(name) {
+            below.extend(&child.children);
+        }
+    }
+    Ok(rule)
+}
+
+fn ancestor_rule(table: &Table, map: &ShardMap, catalog: &Catalog) -> Result<Option<TableRule>, Error> {
+    let mut level: Vec<&QualifiedName> = table.parents.iter().collect();
+    for _ in 0..catalog.tables.len() {
+        if level.is_empty() {
+            break;
+        }
+        let mut found: Option<&TableRule> = None;
+        for parent in &level {
+            let rule = map.tables.get(*parent).or_else(|| map.schema_rule(&parent.schema));
+            match (found, rule) {
+                (Some(a), Some(b)) if a != b => return Err(refuse::two_parents(&table.name)),
+                (None, Some(b)) => found = Some(b),
+                _ => {}
+            }
+        }
+        if let Some(rule) = found {
+            return Ok(Some(rule.clone()));
+        }
+        level = level.iter().filter_map(|p| catalog.tables.get(*p)).flat_map(|t| &t.parents).collect();
+    }
+    Ok(None)
+}
+
+fn key_columns(
+    table: &Table,
+    key: &[Arc<str>],
+    types: &[KeyType],
+) -> Result<SmallVec<[KeyColumn; 1]>, Error> {
+    key.iter()
+        .zip(types)
+        .map(|(name, of_keyspace)| {
+            let column = table.column(name).ok_or_else(|| refuse::no_key_column(&table.name, name))?;
+            let facts = &table.columns[column];
+            let actual = key_type(facts.type_oid)
+                .filter(|t| same_family(*t, *of_keyspace))
+                .ok_or_else(|| refuse::key_type_differs(&table.name, name, &facts.type_name))?;
+            if !facts.deterministic {
+                return Err(refuse::nondeterministic(&table.name, name));
+            }
+            let ordered = actual != KeyType::Text || facts.collation_c;
+            Ok(KeyColumn { column: Some(column), name: name.clone(), actual, typmod: facts.typmod, ordered })
+        })
+        .collect()
+}
+
+/// Tables that the catalog does not have: the default shard's Postgres knows whether they are temporary, or says
+/// 42P01. One that the map lists is a table that the catalog lacks, which is no reason to guess.
+fn unknown_tables(out: &mut Tables, facts: &Facts, snapshot: &Snapshot, search_path: &[Arc<str>]) {
+    let map = &*snapshot.map;
+    for name in &facts.unknown_tables {
+        let listed = match name.split_once('.') {
+            Some((schema, table)) => listed_rule(map, schema, table),
+            None => search_path.iter().find_map(|schema| listed_rule(map, schema, name)),
+        };
+        match listed {
+            Some(TableRule::Pinned(shard)) => out.pin(*shard, format!("table \"{name}\"")),
+            Some(_) => out.refuse(refuse::listed_but_missing(name)),
+            None => out.pin(map.default_shard, format!("table \"{name}\"")),
+        }
+    }
+}
+
+fn listed_rule<'m>(map: &'m ShardMap, schema: &str, table: &str) -> Option<&'m TableRule> {
+    map.tables
+        .get(&QualifiedName { schema: schema.into(), name: table.into() })
+        .or_else(|| map.schema_rule(schema))
+}
+
+fn functions(out: &mut Tables, facts: &Facts, map: &ShardMap) {
+    let bare = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let mut sized = false;
+    for function in &facts.functions {
+        let name = bare(&function.name);
+        if function.builtin && SIZE_FUNCTIONS.contains(&name.as_str()) {
+            sized = true;
+            continue;
+        }
+        if function.builtin
+            && let Some((_, why)) = DEFAULT_SHARD_FUNCTIONS.iter().find(|(f, _)| *f == name)
+        {
+            // Beside a sharded table it is what the table's own default does on that shard.
+            if facts.occurrences.is_empty() {
+                out.pin(map.default_shard, format!("{name}(): {why}"));
+            }
+            continue;
+        }
+        if function.opaque {
+            if !function.builtin && is_local(map, &function.name) {
+                out.local_function.get_or_insert_with(|| function.name.clone());
+            } else {
+                out.refuse(refuse::opaque_function(&function.name));
+            }
+        }
+    }
+    if facts.effects.contains(&crate::sql::facts::SessionEffect::AdvisoryLock) {
+        // A lock excludes others only if all ask the same server.
+        out.pin(map.default_shard, "advisory locks".into());
+    }
+    if facts.hidden_tables && (sized || !facts.occurrences.is_empty()) {
+        out.refuse(refuse::hidden_tables());
+    }
+}
+
+fn is_local(map: &ShardMap, name: &str) -> bool {
+    let _ = (map, name);
+    false
+}
+
+/// Where statements go that name no rows, in a database of several shards. `None`: the tables decide.
+pub(super) fn by_class(class: &Class, map: &ShardMap) -> Option<Goal> {
+    let refused = |error| Goal::Tables(Tables { refusal: Some(error), ..Tables::default() });
+    Some(match class {
+        Class::Empty => Goal::Any("there is nothing to run"),
+        Class::Begin(_)
+        | Class::Commit { .. }
+        | Class::Rollback { .. }
+        | Class::Savepoint(_)
+        | Class::Release(_)
+        | Class::RollbackTo(_)
+        | Class::Set { .. }
+        | Class::SetTransaction { .. }
+        | Class::SetConstraints
+        | Class::Reset(_)
+        | Class::Discard(_) => Goal::Session,
+        Class::Show(_) => Goal::Any("a setting of the session"),
+        Class::Fetch | Class::CloseCursor => Goal::Any("the cursor's own shard"),
+        Class::Listen(_) | Class::Unlisten(_) | Class::Notify => {
+            Goal::Single(map.default_shard, "notifications are sent on the default shard")
+        }
+        Class::PrepareTransaction | Class::FinishPrepared => refused(
+            Error::unsupported("PREPARE TRANSACTION is not served over several shards")
+                .hint("COMMIT: pgweir prepares and commits on all shards of a transaction by itself."),
+        ),
+        Class::Prepare(_) | Class::Execute(_) | Class::Deallocate(_) => refused(
+            Error::unsupported("PREPARE, EXECUTE and DEALLOCATE in SQL are not served over several shards")
+                .hint("Use the prepared statements of the protocol, as drivers do."),
+        ),
+        Class::Load => refused(refuse::everywhere(class)),
+        Class::Query
+        | Class::Insert
+        | Class::Update
+        | Class::Delete
+        | Class::Merge
+        | Class::Copy
+        | Class::Explain { .. }
+        | Class::DeclareCursor { .. }
+        | Class::Lock
+        | Class::Truncate
+        | Class::Ddl { .. }
+        | Class::Maintenance
+        | Class::Call
+        | Class::Do
+        | Class::Other => return None,
+    })
+}
+
+/// Compiles conditions of one occurrence.
+struct Compiler<'a> {
+    key: &'a [KeyColumn],
+}
+
+/// Per key column the equalities that hold, each a list of alternatives. Enclosing ANDs add to it.
+type Known = SmallVec<[Vec<Vec<Value>>; 1]>;
+
+impl Compiler<'_> {
+    fn nothing_known(&self) -> Known {
+        self.key.iter().map(|_| Vec::new()).collect()
+    }
+
+    fn position(&self, column: usize) -> Option<usize> {
+        self.key.iter().position(|k| k.column == Some(column))
+    }
+
+    /// `known` holds the equalities of the conditions around this one, so that `a = 1 AND (b = 2 OR b = 3)` finds both keys.
+    fn node(&self, cond: &Cond, known: &Known) -> Node {
+        match cond {
+            Cond::True => Node::All,
+            Cond::False => Node::Nothing,
+            Cond::Or(arms) if self.alternatives(cond).is_none() => {
+                let mut nodes = Vec::with_capacity(arms.len());
+                for arm in arms {
+                    match self.node(arm, known) {
+                        Node::All => return Node::All,
+                        Node::Nothing => {}
+                        node => nodes.push(node),
+                    }
+                }
+                match nodes.len() {
+                    0 => Node::Nothing,
+                    1 => nodes.remove(0),
+                    _ => Node::Or(nodes),
+                }
+            }
+            _ => self.conjunction(cond, known),
+        }
+    }
+
+    fn conjunction(&self, cond: &Cond, known: &Known) -> Node {
+        let mut parts = Vec::new();
+        flatten(cond, &mut parts);
+        let mut known = known.clone();
+        let mut fresh = false;
+        let mut ranges = Vec::new();
+        let mut others = Vec::new();
+        for part in parts {
+            if let Some((position, values)) = self.alternatives(part) {
+                known[position].push(values);
+                fresh = true;
+                continue;
+            }
+            match part {
+                Cond::False => return Node::Nothing,
+                Cond::Cmp(column, op, operand)
+                    if self.position(*column) == Some(0) && self.key[0].ordered =>
+                {
+                    ranges.push((*op, operand.clone()));
+                }
+                Cond::Or(_) => others.push(part),
+                _ => {}
+            }
+        }
+        let mut nodes = Vec::new();
+        if fresh && known.iter().all(|k| !k.is_empty()) {
+            if let [only] = &known[..] {
+                nodes.extend(only.iter().map(|values| match &values[..] {
+                    [Value::One(operand)] => Node::Point(operand.clone()),
+                    _ => Node::Keys(smallvec![values.clone()]),
+                }));
+            } else {
+                nodes.push(Node::Keys(known.iter().map(|k| k[0].clone()).collect()));
+            }
+        }
+        if !ranges.is_empty() {
+            nodes.push(Node::Range(ranges));
+        }
+        for other in others {
+            match self.node(other, &known) {
+                Node::All => {}
+                Node::Nothing => return Node::Nothing,
+                node => nodes.push(node),
+            }
+        }
+        match nodes.len() {
+            0 => Node::All,
+            1 => nodes.remove(0),
+            _ => Node::And(nodes),
+        }
+    }
+
+    /// A condition that lists all values of one key column: `k = 1`, `k = ANY ($1)`, `k = 1 OR k = 2`.
+    fn alternatives(&self, cond: &Cond) -> Option<(usize, Vec<Value>)> {
+        match cond {
+            Cond::Eq(column, operand) => Some((self.position(*column)?, vec![Value::One(operand.clone())])),
+            Cond::EqAny(column, operand) => {
+                Some((self.position(*column)?, vec![Value::Each(operand.clone())]))
+            }
+            Cond::Or(arms) => {
+                let mut all = Vec::with_capacity(arms.len());
+                let mut at = None;
+                for arm in arms {
+                    if !matches!(arm, Cond::Eq(..) | Cond::EqAny(..)) {
+                        return None;
+                    }
+                    let (position, values) = self.alternatives(arm)?;
+                    if at.is_some_and(|p| p != position) {
+                        return None;
+                    }
+                    at = Some(position);
+                    all.extend(values);
+                }
+                at.map(|position| (position, all))
+            }
+            _ => None,
+        }
+    }
+
+    fn inserted(&self, cond: &Cond) -> Vec<NewRow> {
+        match cond {
+            Cond::Or(rows) => rows.iter().flat_map(|row| self.inserted(row)).collect(),
+            Cond::False => Vec::new(),
+            _ => {
+                let mut parts = Vec::new();
+                flatten(cond, &mut parts);
+                if parts.iter().any(|p| matches!(p, Cond::False)) {
+                    return Vec::new();
+                }
+                let mut row: SmallVec<[Option<Value>; 1]> = self.key.iter().map(|_| None).collect();
+                for part in parts {
+                    let (column, value) = match part {
+                        Cond::Eq(column, operand) => (column, Value::One(operand.clone())),
+                        Cond::EqAny(column, operand) => (column, Value::Each(operand.clone())),
+                        Cond::IsNull(column) => (
+                            column,
+                            Value::One(Operand {
+                                source: OperandSource::Null,
+                                negated: false,
+                                casts: smallvec![],
+                            }),
+                        ),
+                        _ => continue,
+                    };
+                    if let Some(position) = self.position(*column) {
+                        row[position] = Some(value);
+                    }
+                }
+                vec![NewRow(row)]
+            }
+        }
+    }
+
+    fn new_key(
+        &self,
+        must: &Cond,
+        assigns: &[(usize, Option<Operand>)],
+        access: Access,
+    ) -> Option<Vec<NewColumn>> {
+        if !assigns.iter().any(|(column, _)| self.position(*column).is_some()) {
+            return None;
+        }
+        // What ON CONFLICT finds is another row: only its shard is known, not its key.
+        let mut parts = Vec::new();
+        if access != Access::Insert {
+            flatten(must, &mut parts);
+        }
+        let kept = |position: usize| {
+            parts.iter().find_map(|part| match part {
+                Cond::Eq(column, operand) if self.position(*column) == Some(position) => {
+                    Some(NewColumn::Kept(Value::One(operand.clone())))
+                }
+                _ => None,
+            })
+        };
+        let columns = (0..self.key.len())
+            .map(|position| {
+                let mut assigned =
+                    assigns.iter().filter(|(column, _)| self.position(*column) == Some(position));
+                match (assigned.next(), assigned.next()) {
+                    (Some((_, Some(operand))), None) => NewColumn::Assigned(operand.clone()),
+                    (Some(_), _) => NewColumn::Unknown,
+                    (None, _) => kept(position).unwrap_or(NewColumn::Unknown),
+                }
+            })
+            .collect();
+        Some(columns)
+    }
+}
+
+/// The terms of nested ANDs.
+fn flatten<'c>(cond: &'c Cond, out: &mut Vec<&'c Cond>) {
+    match cond {
+        Cond::And(parts) => parts.iter().for_each(|part| flatten(part, out)),
+        _ => out.push(cond),
+    }
+}
+
+/// Effects and whether it only reads, when the text was not understood: from its words, and never too little.
+pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<crate::sql::facts::SessionEffect> {
+    use crate::sql::facts::SessionEffect as E;
+    let mut effects = Vec::new();
+    match class {
+        Class::DeclareCursor { hold: true, .. } => effects.push(E::HoldCursor),
+        Class::Ddl { temp: true } => effects.push(E::TemporaryTable),
+        Class::Listen(_) => effects.push(E::Listen),
+        Class::Load => effects.push(E::Load),
+        Class::Prepare(_) => effects.push(E::SqlPrepare),
+        _ => {}
+    }
+    const WORDS: &[(&str, E)] = &[
+        ("pg_advisory_lock", E::AdvisoryLock),
+        ("pg_try_advisory_lock", E::AdvisoryLock),
+        ("set_config", E::SetConfig),
+        ("nextval", E::SequenceState),
+        ("currval", E::SequenceState),
+        ("lastval", E::SequenceState),
+        ("setval", E::SequenceState),
+    ];
+    let contains = |word: &str| memchr::memmem::find(normalized, word.as_bytes()).is_some();
+    for (word, effect) in WORDS {
+        if contains(word) && !effects.contains(effect) {
+            effects.push(*effect);
+        }
+    }
+    let into_temporary = ["into temp", "into local temp", "into global temp", "pg_temp"];
+    if into_temporary.iter().any(|w| contains(w)) && !effects.contains(&E::TemporaryTable) {
+        effects.push(E::TemporaryTable);
+    }
+    effects
+}
+
+/// Parameters that occur more than once, from the normalised text, where `$n` stands for itself.
+pub(super) fn shared_params(normalized: &[u8]) -> Vec<u16> {
+    let mut seen = std::collections::HashMap::<u16, bool>::new();
+    for at in memchr::memchr_iter(b'$', normalized) {
+        let digits = normalized[at + 1..].iter().take_while(|b| b.is_ascii_digit());
+        let number = digits.fold(None, |n: Option<u32>, d| {
+            Some(n.unwrap_or(0).saturating_mul(10).saturating_add(u32::from(d - b'0')))
+        });
+        if let Some(number) = number.and_then(|n| u16::try_from(n).ok()) {
+            seen.entry(number).and_modify(|twice| *twice = true).or_insert(false);
+        }
+    }
+    let mut shared: Vec<u16> = seen.into_iter().filter_map(|(n, twice)| twice.then_some(n)).collect();
+    shared.sort_unstable();
+    shared
+}

@@ -1,0 +1,227 @@
+//! Refusals in words: what could not be done, for which table, and what to write instead.
+
+use super::program::{KeyColumn, Sharded};
+use crate::catalog::QualifiedName;
+use crate::error::{Error, SqlState};
+use crate::shards::{ShardId, ShardMap, ShardSet};
+use crate::sql::class::Class;
+use crate::sql::facts::Access;
+
+const HINTED: &str = "name the shard with /* pgweir: shard=... */";
+
+/// `s1, s2, s3`
+pub(super) fn names(map: &ShardMap, shards: &ShardSet) -> String {
+    let mut out = String::new();
+    for (i, shard) in shards.iter().enumerate() {
+        if i > 0 {
+            out.push_str(", ");
+        }
+        if i == 12 {
+            out.push_str(&format!("... ({} in all)", shards.len()));
+            break;
+        }
+        out.push_str(&map.shard(shard).name);
+    }
+    out
+}
+
+fn columns(table: &str, key: &[KeyColumn]) -> (String, String) {
+    let names: Vec<String> = key.iter().map(|k| format!("{table}.{}", k.name)).collect();
+    let equalities: Vec<String> = names.iter().map(|n| format!("{n} = ...")).collect();
+    (names.join(" and "), equalities.join(" AND "))
+}
+
+/// A sharded table without a condition that selects one shard.
+pub(super) fn spans(map: &ShardMap, sharded: &Sharded, target: &ShardSet) -> Error {
+    let table = &*sharded.table.name.name;
+    let (names_of_key, equalities) = columns(table, &sharded.key);
+    let detail = format!("It would have to run on shards {}.", names(map, target));
+    match sharded.access {
+        Access::Truncate | Access::Define => {
+            Error::unsupported(format!("this statement concerns sharded table \"{table}\" on every shard"))
+                .detail(detail)
+                .hint(format!("Run it once for each shard, and {HINTED}."))
+        }
+        _ => Error::unsupported(format!(
+            "this statement spans shards: no condition on table \"{table}\" selects one shard"
+        ))
+        .detail(detail)
+        .hint(format!(
+            "Add a condition on {names_of_key} that selects one shard, such as {equalities}, or {HINTED}."
+        )),
+    }
+}
+
+/// Every table is on one shard, but not on the same.
+pub(super) fn apart(map: &ShardMap, parts: &[(String, ShardSet)], target: &ShardSet) -> Error {
+    let listed: Vec<String> =
+        parts.iter().map(|(name, shards)| format!("{name} on {}", names(map, shards))).collect();
+    Error::unsupported("this statement spans shards: its tables are not on the same shard")
+        .detail(format!("It would have to run on shards {}: {}.", names(map, target), listed.join(", ")))
+        .hint("Use keys of one shard in one statement, or split the statement.")
+}
+
+/// Rows of one INSERT on several shards.
+pub(super) fn rows_apart(map: &ShardMap, sharded: &Sharded, target: &ShardSet) -> Error {
+    let table = &*sharded.table.name.name;
+    let (names_of_key, _) = columns(table, &sharded.key);
+    Error::unsupported(format!(
+        "this statement spans shards: the rows inserted into \"{table}\" belong to different shards"
+    ))
+    .detail(format!("The rows belong to shards {}.", names(map, target)))
+    .hint(format!("Send the rows of each shard in a statement of their own; {names_of_key} decides."))
+}
+
+/// An INSERT that leaves a key open.
+pub(super) fn key_not_given(sharded: &Sharded, column: &KeyColumn) -> Error {
+    let table = &*sharded.table.name.name;
+    Error::unsupported(format!(
+        "the shard key \"{}\" of a row inserted into \"{table}\" is not known before the statement runs",
+        column.name
+    ))
+    .hint(format!(
+        "Give {table}.{} as a constant or a parameter in the INSERT, not as DEFAULT, an expression or the result of a query.",
+        column.name
+    ))
+}
+
+/// A value that could not be read; `cause` says more when something is known.
+pub(super) fn value_not_known(sharded: &Sharded, column: &KeyColumn) -> Error {
+    let table = &*sharded.table.name.name;
+    Error::unsupported(format!(
+        "the value of shard key \"{}\" of table \"{table}\" cannot be read without the server",
+        column.name
+    ))
+    .hint("Give it as a plain literal or parameter of the column's type.")
+}
+
+pub(super) fn null_key(sharded: &Sharded, column: &KeyColumn) -> Error {
+    Error::client(
+        SqlState::NOT_NULL_VIOLATION,
+        format!(
+            "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+            column.name, sharded.table.name.name
+        ),
+    )
+    .hint("The column is the shard key: it decides where the row lives, so it cannot be null.")
+}
+
+pub(super) fn key_moves(map: &ShardMap, sharded: &Sharded, from: &ShardSet, to: Option<ShardId>) -> Error {
+    let table = &*sharded.table.name.name;
+    let (names_of_key, equalities) = columns(table, &sharded.key);
+    let e = match to {
+        Some(to) => Error::unsupported(format!(
+            "this statement would move rows of \"{table}\" from shard {} to shard {}",
+            names(map, from),
+            map.shard(to).name
+        )),
+        None => Error::unsupported(format!(
+            "this statement assigns the shard key of \"{table}\", and the new shard is not known"
+        )),
+    };
+    e.hint(format!(
+        "Delete the row and insert it with its new {names_of_key}; assigning is served where the condition has {equalities} and both keys are on one shard."
+    ))
+}
+
+pub(super) fn reference_write(table: &QualifiedName, access: Access) -> Error {
+    let what = match access {
+        Access::Lock => "locking rows of",
+        Access::Define | Access::Truncate => "changing",
+        _ => "writing to",
+    };
+    Error::unsupported(format!(
+        "{what} reference table \"{}\" concerns its copies on every shard",
+        table.name
+    ))
+    .hint(match access {
+        Access::Lock => "Name the tables to lock: FOR UPDATE OF ....".to_owned(),
+        _ => format!("Run it once for each shard, and {HINTED}."),
+    })
+}
+
+pub(super) fn view(name: &QualifiedName) -> Error {
+    Error::unsupported(format!("view \"{}\" could not be expanded to its tables", name.name))
+        .hint(format!("Query its tables, or {HINTED}."))
+}
+
+pub(super) fn rules(name: &QualifiedName) -> Error {
+    Error::unsupported(format!("table \"{}\" has rules, which may write to other tables", name.name))
+        .hint(format!("Use triggers instead of rules, or {HINTED}."))
+}
+
+pub(super) fn scattered_children(parent: &QualifiedName, child: &QualifiedName) -> Error {
+    Error::config(format!(
+        "table \"{}\" is listed in the shard map with another rule than its parent \"{}\"",
+        child.name, parent.name
+    ))
+    .hint("Remove the child from the map: it takes its parent's rule.")
+}
+
+pub(super) fn two_parents(child: &QualifiedName) -> Error {
+    Error::config(format!("the parents of table \"{}\" have different rules in the shard map", child.name))
+        .hint("List the parents with the same rule.")
+}
+
+pub(super) fn no_key_column(table: &QualifiedName, column: &str) -> Error {
+    Error::config(format!(
+        "the shard map names column \"{column}\" as key of table \"{}.{}\", which has no such column",
+        table.schema, table.name
+    ))
+    .hint("Correct the key in the shard map; `pgweir check` compares it with the schema.")
+}
+
+pub(super) fn key_type_differs(table: &QualifiedName, column: &str, type_name: &str) -> Error {
+    Error::config(format!(
+        "key column \"{column}\" of table \"{}.{}\" is of type {type_name}, its keyspace is not",
+        table.schema, table.name
+    ))
+    .hint("Correct the types of the keyspace in the shard map; `pgweir check` compares them with the schema.")
+}
+
+pub(super) fn nondeterministic(table: &QualifiedName, column: &str) -> Error {
+    Error::config(format!(
+        "key column \"{column}\" of table \"{}.{}\" has a nondeterministic collation: equal keys can hash differently",
+        table.schema, table.name
+    ))
+    .hint("Give the column a deterministic collation.")
+}
+
+pub(super) fn listed_but_missing(name: &str) -> Error {
+    Error::client(
+        SqlState::UNDEFINED_TABLE,
+        format!("the shard map lists table \"{name}\", which the default shard does not have"),
+    )
+    .hint("Create it on every shard, or remove it from the map; `pgweir check` shows such differences.")
+}
+
+pub(super) fn opaque_function(name: &str) -> Error {
+    Error::unsupported(format!("function {name} may read or write tables of any shard"))
+        .hint(format!("Declare it in the shard map with [function.\"{name}\"] local = true if it uses rows of its own shard only, mark it IMMUTABLE if it uses no tables, or {HINTED}."))
+}
+
+pub(super) fn local_function_without_shard(name: &str) -> Error {
+    Error::unsupported(format!("function {name} is shard-local, and nothing says which shard is meant"))
+        .hint(format!("Add a condition on the key of a sharded table, or {HINTED} or /* pgweir: key=... */."))
+}
+
+pub(super) fn procedural(class: &Class) -> Error {
+    let what = if matches!(class, Class::Do) { "DO" } else { "CALL" };
+    Error::unsupported(format!("{what} may read or write tables of any shard"))
+        .hint(format!("To run it on one shard, {HINTED}."))
+}
+
+pub(super) fn everywhere(class: &Class) -> Error {
+    let what = match class {
+        Class::Maintenance => "maintenance of a whole database",
+        Class::Load => "LOAD",
+        _ => "a definition that names no table of one shard",
+    };
+    Error::unsupported(format!("{what} concerns every shard"))
+        .hint(format!("Run it once for each shard, and {HINTED}."))
+}
+
+pub(super) fn hidden_tables() -> Error {
+    Error::unsupported("this statement names tables inside strings or asks for sizes of one shard's tables")
+        .hint(format!("To see one shard's answer, {HINTED}."))
+}
