@@ -1,13 +1,14 @@
 //! All servers of one logical database: its shards and their pools.
 
 use crate::backend::connect::Connector;
-use crate::backend::credentials::{Credentials, ScramKeys};
+use crate::backend::credentials::Credentials;
 use crate::backend::link::CancelTarget;
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Pool, PoolKey, PoolStats};
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::shards::{ShardId, ShardMap};
+use crate::wire::scram::Keys;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -127,7 +128,7 @@ impl Backends {
     }
 
     /// Keys that a client's own SCRAM login left, for logins to servers in its name.
-    pub fn learn(&self, client: &str, keys: ScramKeys) {
+    pub fn learn(&self, client: &str, keys: Keys) {
         self.credentials.learn(client, keys);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::backend::credentials::Identity;
 use crate::backend::link::{CancelTarget, Link};
-use crate::backend::login::{self, KeyCache};
+use crate::backend::login::{self, Stretched};
 use crate::backend::options::{Options, TlsMode, limit};
 use crate::backend::stream::Stream;
 use crate::backend::tls::Tls;
@@ -23,13 +23,13 @@ use tokio::time::timeout;
 pub struct Connector {
     pub options: Options,
     tls: Tls,
-    keys: KeyCache,
+    stretched: Stretched,
 }
 
 impl Connector {
     /// Errors: F0000 when a certificate file is wrong.
     pub fn new(options: Options) -> Result<Connector> {
-        Ok(Connector { tls: Tls::new(&options)?, options, keys: KeyCache::default() })
+        Ok(Connector { tls: Tls::new(&options)?, options, stretched: Stretched::default() })
     }
 
     /// A link to one node, ready for statements.
@@ -65,7 +65,7 @@ impl Connector {
                 born: now,
                 idle_since: now,
             };
-            login::login(&mut link, identity, &self.keys).await?;
+            login::login(&mut link, identity, &self.stretched).await?;
             link.born = Instant::now();
             link.idle_since = link.born;
             Ok(link)

@@ -1,8 +1,8 @@
 //! Who a client user is on the servers.
 
 use crate::options::Secret;
+use crate::wire::scram::Keys;
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What proves an identity to a server.
@@ -13,20 +13,7 @@ pub enum Proof {
     None,
     Password(Secret),
     /// what a client's own SCRAM login left: enough for SCRAM on servers with the identical verifier
-    Scram(ScramKeys),
-}
-
-/// ClientKey and ServerKey of RFC 5802, for one salt and iteration count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ScramKeys {
-    pub client_key: [u8; 32],
-    pub server_key: [u8; 32],
-}
-
-impl fmt::Debug for ScramKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ScramKeys(..)")
-    }
+    Scram(Keys),
 }
 
 /// A user of the servers with its secret.
@@ -41,7 +28,7 @@ pub struct Identity {
 #[derive(Debug, Default)]
 pub struct Credentials {
     users: HashMap<Arc<str>, Identity>,
-    learned: Mutex<HashMap<Arc<str>, ScramKeys>>,
+    learned: Mutex<HashMap<Arc<str>, Keys>>,
 }
 
 impl Credentials {
@@ -59,7 +46,7 @@ impl Credentials {
     }
 
     /// A client has logged in with SCRAM: from now on its keys open links for it, unless it is listed.
-    pub fn learn(&self, client: &str, keys: ScramKeys) {
+    pub fn learn(&self, client: &str, keys: Keys) {
         if self.users.contains_key(client) {
             return;
         }
@@ -71,7 +58,7 @@ impl Credentials {
             return listed.clone();
         }
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        let proof = learned.get(client).map_or(Proof::None, |keys| Proof::Scram(*keys));
+        let proof = learned.get(client).map_or(Proof::None, |keys| Proof::Scram(keys.clone()));
         Identity { user: client.into(), proof }
     }
 }
@@ -82,13 +69,13 @@ mod tests {
 
     #[test]
     fn listed_users_win_over_learned_keys_and_secrets_do_not_print() {
-        let keys = ScramKeys { client_key: [7; 32], server_key: [9; 32] };
+        let keys = Keys { client_key: [7; 32], server_key: [9; 32] };
         let credentials = Credentials::default().password("app", Secret::new("sesame")).identity(
             "reader",
             Identity { user: "app_ro".into(), proof: Proof::Password(Secret::new("open")) },
         );
-        credentials.learn("app", keys);
-        credentials.learn("alice", keys);
+        credentials.learn("app", keys.clone());
+        credentials.learn("alice", keys.clone());
         assert_eq!(credentials.of("app").proof, Proof::Password(Secret::new("sesame")));
         assert_eq!(&*credentials.of("reader").user, "app_ro");
         assert_eq!(credentials.of("alice").proof, Proof::Scram(keys));

@@ -7,9 +7,14 @@ use crate::backend::credentials::{Identity, Proof};
 use crate::backend::exchange::Message;
 use crate::backend::link::Link;
 use crate::error::{Error, Result, SqlState};
+use crate::options::Secret;
+use crate::shards::NodeAddr;
 use crate::wire::backend::{Authentication, BackendKeyData};
-use crate::wire::frontend;
+use crate::wire::scram::{AwaitServerFirst, Credential, Salted, tls_server_end_point};
+use crate::wire::{frontend, md5};
 use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What every supported server speaks; 3.2 only adds longer cancel keys.
 const PROTOCOL_3_0: u32 = 3 << 16;
@@ -18,15 +23,37 @@ const MAX_MESSAGE: usize = 32 * 1024;
 /// Most messages of a start-up exchange; Postgres sends about 20.
 const MAX_MESSAGES: usize = 500;
 
-/// Keys made from passwords, so that each password is stretched once and not at every login.
+/// Most stretched passwords that are kept.
+const MAX_STRETCHED: usize = 4096;
+
+/// Passwords as SCRAM stretched them (PBKDF2, a millisecond), so that each is stretched once per node and not at
+/// every login.
 #[derive(Debug, Default)]
-pub(crate) struct KeyCache {}
+pub(crate) struct Stretched {
+    known: Mutex<HashMap<(Arc<NodeAddr>, Arc<str>), (Secret, Salted)>>,
+}
+
+impl Stretched {
+    fn of(&self, node: &Arc<NodeAddr>, user: &Arc<str>, password: &Secret) -> Option<Salted> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, salted) = known.get(&(node.clone(), user.clone()))?;
+        (of == password).then(|| salted.clone())
+    }
+
+    fn keep(&self, node: &Arc<NodeAddr>, user: &Arc<str>, password: &Secret, salted: Salted) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_STRETCHED {
+            known.clear();
+        }
+        known.insert((node.clone(), user.clone()), (password.clone(), salted));
+    }
+}
 
 /// Logs `link` in. Afterwards it has status, parameters and cancel key.
 ///
 /// Errors: the server's own with shard and HINT; 08P01 when it breaks the protocol; 28000 when it asks for
 /// something that pgweir does not have.
-pub(crate) async fn login(link: &mut Link, identity: &Identity, keys: &KeyCache) -> Result<()> {
+pub(crate) async fn login(link: &mut Link, identity: &Identity, stretched: &Stretched) -> Result<()> {
     let parameters = [
         ("user", &*identity.user),
         ("database", &*link.cancel.node.database),
@@ -42,7 +69,7 @@ pub(crate) async fn login(link: &mut Link, identity: &Identity, keys: &KeyCache)
     );
     link.flush().await?;
     let mut left = MAX_MESSAGES;
-    authenticate(link, identity, keys, &mut left).await?;
+    authenticate(link, identity, stretched, &mut left).await?;
     loop {
         let message = next(link, identity, &mut left).await?;
         match message.tag {
@@ -65,23 +92,101 @@ pub(crate) async fn login(link: &mut Link, identity: &Identity, keys: &KeyCache)
     }
 }
 
-async fn authenticate(link: &mut Link, identity: &Identity, keys: &KeyCache, left: &mut usize) -> Result<()> {
-    let _ = keys;
-    loop {
-        let message = authentication(link, identity, left).await?;
-        let Ok(request) = Authentication::parse(&message) else {
-            return Err(link.nonsense("an authentication request that is cut off"));
-        };
-        match request {
-            Authentication::Ok => return Ok(()),
-            Authentication::Cleartext => {
-                let password = password(link, identity)?;
-                frontend::password(&mut link.output, password.as_bytes());
-                link.flush().await?;
-            }
-            other => return Err(lacking(link, identity, &format!("an answer to {other:?}"))),
+/// Up to AuthenticationOk. Whoever began SCRAM must finish it: a server that says Ok before it has proved that it
+/// knows the password is not the server that was meant.
+async fn authenticate(
+    link: &mut Link,
+    identity: &Identity,
+    stretched: &Stretched,
+    left: &mut usize,
+) -> Result<()> {
+    let message = authentication(link, identity, left).await?;
+    match request(link, &message)? {
+        Authentication::Ok => return Ok(()),
+        Authentication::Cleartext => {
+            let password = password(link, identity)?;
+            frontend::password(&mut link.output, password.as_bytes());
+            link.flush().await?;
+        }
+        Authentication::Md5 { salt } => {
+            let password = password(link, identity)?;
+            let answer = md5::answer(&md5::stored(identity.user.as_bytes(), password.as_bytes()), salt);
+            frontend::password(&mut link.output, answer.as_bytes());
+            link.flush().await?;
+        }
+        Authentication::Sasl { mechanisms } => scram(link, identity, stretched, &mechanisms, left).await?,
+        Authentication::SaslContinue(_) | Authentication::SaslFinal(_) => {
+            return Err(link.nonsense("a SASL message out of turn"));
+        }
+        Authentication::Other(code) => {
+            return Err(lacking(link, identity, &format!("authentication method {code}")));
         }
     }
+    let message = authentication(link, identity, left).await?;
+    match request(link, &message)? {
+        Authentication::Ok => Ok(()),
+        other => Err(link.nonsense(format_args!("{other:?} where AuthenticationOk was due"))),
+    }
+}
+
+async fn scram(
+    link: &mut Link,
+    identity: &Identity,
+    stretched: &Stretched,
+    mechanisms: &[&[u8]],
+    left: &mut usize,
+) -> Result<()> {
+    let (node, user) = (link.cancel.node.clone(), &identity.user);
+    let credential = match &identity.proof {
+        Proof::Password(password) => Credential::Password {
+            password: password.reveal().as_bytes().to_vec(),
+            cached: stretched.of(&node, user, password),
+        },
+        Proof::Scram(keys) => Credential::Keys(keys.clone()),
+        Proof::None => return Err(lacking(link, identity, "a password")),
+    };
+    let end_point = link.stream.peer_certificate().and_then(tls_server_end_point);
+    let (mechanism, first, state) = AwaitServerFirst::start(credential, mechanisms, end_point.as_deref())
+        .map_err(|e| untrusted(link, &e))?;
+    frontend::sasl_initial(&mut link.output, mechanism, &first);
+    link.flush().await?;
+
+    let message = authentication(link, identity, left).await?;
+    let Authentication::SaslContinue(challenge) = request(link, &message)? else {
+        return Err(link.nonsense("something else where a SCRAM challenge was due"));
+    };
+    // The server sets the rounds of PBKDF2; a million of them must not hold a worker up.
+    let challenge = challenge.to_vec();
+    let (answer, state) = tokio::task::spawn_blocking(move || state.challenged(&challenge))
+        .await
+        .map_err(|e| Error::internal(format!("SCRAM: {e}")))?
+        .map_err(|e| untrusted(link, &e))?;
+    frontend::sasl_response(&mut link.output, &answer);
+    link.flush().await?;
+
+    let message = authentication(link, identity, left).await?;
+    let Authentication::SaslFinal(signature) = request(link, &message)? else {
+        return Err(link.nonsense("something else where a SCRAM signature was due"));
+    };
+    let salted = state.verify(signature).map_err(|e| untrusted(link, &e))?;
+    if let (Some(salted), Proof::Password(password)) = (salted, &identity.proof) {
+        stretched.keep(&node, user, password, salted);
+    }
+    Ok(())
+}
+
+fn request<'a>(link: &mut Link, body: &'a [u8]) -> Result<Authentication<'a>> {
+    Authentication::parse(body).map_err(|_| link.nonsense("an authentication request that cannot be read"))
+}
+
+/// An error of the SCRAM exchange, with the shard named.
+fn untrusted(link: &mut Link, e: &Error) -> Error {
+    link.broken = true;
+    Error::shard(
+        e.sqlstate(),
+        &*link.shard_name,
+        format!("login to shard \"{}\" ({}): {}", link.shard_name, link.cancel.node, e.message()),
+    )
 }
 
 /// The body of the next message, which must be an authentication request.

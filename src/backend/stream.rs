@@ -24,6 +24,15 @@ impl Stream {
             Stream::TlsTcp(_) | Stream::TlsUnix(_) => Poll::Ready(Ok(())),
         }
     }
+    /// What the other side showed in the TLS handshake, in DER.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        let session = match self {
+            Stream::Tcp(_) | Stream::Unix(_) => return None,
+            Stream::TlsTcp(s) => s.get_ref().1,
+            Stream::TlsUnix(s) => s.get_ref().1,
+        };
+        session.peer_certificates().and_then(|chain| chain.first()).map(|end_entity| &**end_entity)
+    }
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::TlsTcp(_) | Stream::TlsUnix(_))
     }
