@@ -1,16 +1,15 @@
 //! Links and pools against real servers.
 
 use pgweir::backend::Options;
-use pgweir::backend::options::TlsMode;
 use pgweir::backend::credentials::{Credentials, Identity, Proof};
+use pgweir::backend::options::TlsMode;
 use pgweir::backend::pool::{Backends, Lease, Pool, PoolKey};
 use pgweir::cluster::{self, Auth, Cluster};
 use pgweir::error::{Error, Retry, SqlState};
 use pgweir::options::Secret;
-use pgweir::shards::{Epoch, NodeAddr, Shard, ShardId, ShardMap};
+use pgweir::shards::{NodeAddr, ShardId, ShardMap};
 use pgweir::wire::frontend;
 use pgweir::wire::scram::{Salted, Verifier, tls_server_end_point};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,16 +19,16 @@ const B: ShardId = ShardId(1);
 
 /// A map of shards without tables: name and nodes of each.
 fn map_of(shards: &[(&str, Vec<NodeAddr>)]) -> ShardMap {
-    let shards = shards.iter().map(|(name, nodes)| Shard { name: (*name).into(), nodes: nodes.clone() });
-    ShardMap {
-        database: "app".into(),
-        epoch: Epoch(1),
-        shards: shards.collect(),
-        keyspaces: Vec::new(),
-        tables: HashMap::new(),
-        schemas: HashMap::new(),
-        default_shard: A,
+    let mut file = format!("database = \"app\"\nepoch = 1\ndefault_shard = {:?}\n", shards[0].0);
+    for (name, nodes) in shards {
+        let nodes = nodes
+            .iter()
+            .map(|n| format!("{{ host = {:?}, port = {}, database = {:?} }}", n.host, n.port, n.database));
+        let nodes: Vec<_> = nodes.collect();
+        file += &format!("[[shard]]\nname = {name:?}\nnodes = [{}]\n", nodes.join(", "));
     }
+    pgweir::shards::file::parse(&file, std::path::Path::new("test.toml"))
+        .unwrap_or_else(|e| panic!("{file}: {e:?}"))
 }
 
 fn node(host: &str, port: u16) -> NodeAddr {
@@ -232,9 +231,14 @@ async fn tls_modes_do_what_libpq_says() {
     };
     let (right, wrong) = (Some(ca_file.as_path()), Some(other_file.as_path()));
     use TlsMode::*;
-    for (mode, ca) in
-        [(Prefer, None), (Require, None), (Prefer, right), (Require, right), (VerifyCa, right), (VerifyFull, right)]
-    {
+    for (mode, ca) in [
+        (Prefer, None),
+        (Require, None),
+        (Prefer, right),
+        (Require, right),
+        (VerifyCa, right),
+        (VerifyFull, right),
+    ] {
         assert!(login(&with_tls, "127.0.0.1", mode, ca).await.unwrap(), "{mode:?}");
     }
     // The certificate is not made out to this name.
@@ -465,9 +469,11 @@ async fn many_sessions_share_a_few_links() {
     assert_eq!((stats.used, stats.waiting), (0, 0), "{stats:?}");
     assert!(stats.idle <= 4);
     let links = "select count(*) from pg_stat_activity where application_name = 'pgweir'";
-    cluster::wait(soon(), || async { Ok(cluster.ask(0, links).await? == Some(pool.stats().idle.to_string())) })
-        .await
-        .unwrap();
+    cluster::wait(soon(), || async {
+        Ok(cluster.ask(0, links).await? == Some(pool.stats().idle.to_string()))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -492,7 +498,11 @@ async fn a_node_that_is_down_fails_at_once_and_serves_again_when_it_is_up() {
     }
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     assert!(east.stats().last_error.unwrap().contains("refused"));
-    assert_eq!(ask(&mut acquire(&west).await, "select 1").await, Ok(Some("1".into())), "the other shard serves");
+    assert_eq!(
+        ask(&mut acquire(&west).await, "select 1").await,
+        Ok(Some("1".into())),
+        "the other shard serves"
+    );
 
     cluster.primary_mut(0).start().await.unwrap();
     assert_eq!(ask(&mut acquire(&east).await, "select 1").await, Ok(Some("1".into())));
