@@ -9,7 +9,8 @@
 //! - [`backend`] what servers send: likewise
 //! - [`startup`] the first packet of a connection, which has no tag
 //! - [`scram`], [`md5`] password exchanges, both sides
-//! - [`values`] key values from text and binary, exactly as Postgres reads them, or not at all
+//! - [`values`] key values from text and binary, exactly as Postgres reads them, or not at all;
+//!   `numeric` and `datetime` are its two long stories, [`array`] walks array parameters
 //!
 //! How bytes flow: a room reads into its buffer, asks [`frame::header`] what stands at the front, and
 //! forwards the frame as it came. Only where the content matters (the text of a Query, the values of a
@@ -39,11 +40,14 @@
 //! "insufficient data left in message", "invalid string in message", "invalid message format" from the views
 //! ([`body`]); a wrong shard for a value from [`values`], which `tests/values.rs` compares with a server.
 
+pub mod array;
 pub mod backend;
 pub mod body;
+mod datetime;
 pub mod frame;
 pub mod frontend;
 pub mod md5;
+mod numeric;
 pub mod scram;
 pub mod startup;
 pub mod values;
