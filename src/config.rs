@@ -482,7 +482,7 @@ impl<'a> Reader<'a> {
         }
         for (name, user) in &config.users {
             let line = self.lines.get(&format!("user.{name}")).copied();
-            if let Err(instead) = auth::Stored::read(user, config.auth.method) {
+            if let Err(instead) = auth::Stored::check(user, config.auth.method) {
                 self.mistake(line, format!("user {name:?} could never log in"), Some(instead));
             }
         }
@@ -628,7 +628,10 @@ pub fn help() -> String {
     out
 }
 
-fn chapters() -> Vec<(&'static str, &'static str, Vec<Box<dyn Section>>)> {
+/// A section of the file, what it is for, and whose settings it holds.
+type Chapter = (&'static str, &'static str, Vec<Box<dyn Section>>);
+
+fn chapters() -> Vec<Chapter> {
     vec![
         (
             "[server]",

@@ -1,1 +1,680 @@
-//! Listens, admits, drains; hands a greeted client to its room.
+//! The running proxy: listens, admits, hands clients to their sessions, reloads, drains.
+//!
+//! [`run`] is the process (`pgweir serve`); [`Server`] is the same without signals, which tests start inside
+//! themselves. What start-up needs to know is one snapshot, a [`Door`], swapped whole by a reload: a client that is
+//! logging in sees either the old configuration or the new one, never both.
+//!
+//! Lifecycle: `start` binds every address before it serves any, and loads every map before it binds, so that a wrong
+//! configuration never half starts. Shards need not be there: their catalogs are read by a task per database
+//! that goes on trying. A reload (SIGHUP, or a map file that changed) reads everything first and changes nothing when
+//! there is a single mistake. A drain closes the listeners, tells sessions through a watch, and waits for
+//! them up to `drain_timeout`; a second signal ends the wait.
+//!
+//! May import config and the rooms. Where to look when it breaks: "not accepted" in [`Server::listen`], "not admitted" in
+//! `session::startup`, "reload refused" in [`House::reload`], "schema not read" in `catalogs`.
+
+use crate::admin::http::{self, Readiness};
+use crate::backend::credentials::{Credentials, Identity, Proof};
+use crate::backend::pool::Backends;
+use crate::backend::stream::Stream;
+use crate::config::{self, Address, Config, Surroundings};
+use crate::error::{Error, Result};
+use crate::metrics::{self, Metrics};
+use crate::options::Secret;
+use crate::session::auth::{self, Users};
+use crate::session::database::Database;
+use crate::session::registry::Registry;
+use crate::session::startup::{self, Arrival, Databases, Door};
+use crate::session::{Shutdown, run, tls};
+use crate::shards::{self, ShardMap};
+use crate::wire::startup::PROTOCOL_3_0;
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use notify::Watcher;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+/// How long sessions have to say goodbye after the drain's deadline.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long accepting rests after the kernel refused (out of file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Map files are read once nothing has been written for so long.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Runs the proxy until a signal ends it.
+pub fn run(file: Option<&Path>, around: Surroundings) -> Result<()> {
+    let config = config::load(file, &around).map_err(|mistakes| config::refusal(&mistakes))?;
+    start_log(&config.server)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if config.server.workers > 0 {
+        runtime.worker_threads(config.server.workers);
+    }
+    let runtime = runtime
+        .thread_name("pgweir")
+        .thread_stack_size(config.server.stack.0 as usize)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal(format!("cannot start the async runtime: {e}")))?;
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let server = Server::start(config, around, Metrics::install()).await?;
+        signals.drive(server).await;
+        Ok(())
+    });
+    // Whoever is still running had its time.
+    runtime.shutdown_timeout(LAST_WORDS);
+    outcome
+}
+
+fn start_log(options: &config::Listening) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&options.log).map_err(|e| {
+        Error::config(format!("[server] log = {:?}: {e}", options.log))
+            .hint("Write error, warn, info or debug, or a filter such as info,pgweir::session=debug.")
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    let started = match options.log_format {
+        config::LogFormat::Text => log.with_target(false).try_init(),
+        config::LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(|e| Error::internal(format!("cannot start the log: {e}")))
+}
+
+/// The signals that a server obeys.
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let on = |kind| signal(kind).map_err(|e| Error::internal(format!("cannot listen for signals: {e}")));
+        Ok(Signals {
+            hangup: on(SignalKind::hangup())?,
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn drive(&mut self, server: Server) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    // The outcome is in the log: there is nobody to tell it to.
+                    let _ = server.reload().await;
+                }
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+            }
+        }
+        let again = async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        };
+        server.drain(again).await;
+    }
+}
+
+/// A proxy that accepts clients. Dropping it stops accepting; [`Server::drain`] ends it in order.
+#[derive(Debug)]
+pub struct Server {
+    house: Arc<House>,
+    /// accepting and background tasks; aborted by drop
+    tasks: JoinSet<()>,
+    addresses: Vec<Address>,
+    admin: Option<SocketAddr>,
+    /// nobody sends: it ends when the last session has dropped its sender
+    sessions: mpsc::Receiver<()>,
+    sockets: Vec<SocketFile>,
+}
+
+/// What tasks share.
+#[derive(Debug)]
+struct House {
+    around: Surroundings,
+    config: ArcSwap<Config>,
+    door: ArcSwap<Door>,
+    registry: Arc<Registry>,
+    shutdown: watch::Sender<Shutdown>,
+    /// clients that have not logged in
+    startups: Arc<Semaphore>,
+    /// of made-up verifiers
+    secret: [u8; 32],
+    /// for the watcher: the files may be others now
+    reloaded: Notify,
+    /// one reload at a time
+    reloading: tokio::sync::Mutex<()>,
+}
+
+/// What a reload reads again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    /// not the configuration, which may be in the middle of being edited
+    Maps,
+}
+
+impl Extent {
+    fn name(self) -> &'static str {
+        match self {
+            Extent::All => "configuration and shard maps",
+            Extent::Maps => "shard maps",
+        }
+    }
+}
+
+/// Everything that a configuration names, read and found right.
+struct Furnishing {
+    tls: Option<tls::Acceptor>,
+    maps: BTreeMap<String, Arc<ShardMap>>,
+}
+
+impl Furnishing {
+    /// Errors: all mistakes of all files at once.
+    fn read(config: &Config) -> Result<Self> {
+        let mut wrong = Vec::new();
+        let mut keep = |e: Error| wrong.push(e.message().to_owned());
+        let tls = tls::load(&config.tls).map_err(&mut keep).ok().flatten();
+        let mut maps = BTreeMap::new();
+        for (name, database) in &config.databases {
+            match load_map(name, &database.place.map) {
+                Ok(map) => {
+                    maps.insert(name.clone(), map);
+                }
+                Err(e) => keep(e),
+            }
+        }
+        if wrong.is_empty() { Ok(Furnishing { tls, maps }) } else { Err(Error::config(wrong.join("\n"))) }
+    }
+}
+
+impl Server {
+    /// Loads, binds and begins to accept. Errors: a file is wrong, an address is taken.
+    pub async fn start(config: Config, around: Surroundings, metrics: Metrics) -> Result<Server> {
+        let Furnishing { tls, maps } = Furnishing::read(&config)?;
+        let mut databases = Databases::new();
+        for (name, map) in maps {
+            let database = Arc::new(open_database(&name, map, &config)?);
+            databases.insert(database.name.clone(), database);
+        }
+        let secret = auth::random();
+        let door = Door {
+            tls,
+            users: Arc::new(Users::new(&config.auth, &config.users, secret)),
+            databases: Arc::new(databases),
+            admission: Arc::new(Semaphore::new(config.server.max_clients.min(Semaphore::MAX_PERMITS))),
+            deadline: config.server.startup_timeout,
+        };
+        let house = Arc::new(House {
+            around,
+            startups: Arc::new(Semaphore::new(config.server.max_startups.min(Semaphore::MAX_PERMITS))),
+            door: ArcSwap::from_pointee(door),
+            registry: Arc::default(),
+            secret,
+            reloaded: Notify::new(),
+            shutdown: watch::Sender::new(Shutdown::Running),
+            reloading: tokio::sync::Mutex::default(),
+            config: ArcSwap::from_pointee(config),
+        });
+        let (alive, sessions) = mpsc::channel(1);
+        let mut server = Server {
+            house,
+            tasks: JoinSet::new(),
+            addresses: vec![],
+            admin: None,
+            sessions,
+            sockets: vec![],
+        };
+        server.listen(&alive)?;
+        server.serve_admin(metrics).await?;
+        if server.house.config.load().server.watch {
+            server.tasks.spawn(watch_maps(server.house.clone()));
+        }
+        for address in &server.addresses {
+            tracing::info!("listening on {address}");
+        }
+        Ok(server)
+    }
+
+    /// Where it listens, with the ports that the kernel chose for port 0.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Where `/metrics` is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.house.registry
+    }
+
+    /// A database by name, as new clients find it.
+    pub fn database(&self, name: &str) -> Option<Arc<Database>> {
+        self.house.door.load().databases.get(name).cloned()
+    }
+
+    /// Reads configuration and maps again. Errors (logged as well): what is wrong; then nothing has changed.
+    pub async fn reload(&self) -> Result<()> {
+        self.house.reload(Extent::All).await
+    }
+
+    /// Stops accepting, lets sessions end their transactions, and ends those that have not by the deadline or
+    /// when `hurry` comes.
+    pub async fn drain(mut self, hurry: impl Future<Output = ()>) {
+        let timeout = self.house.config.load().server.drain_timeout;
+        tracing::info!("stopping: {} sessions have {timeout:?} to end", self.house.registry.len());
+        self.house.door.load().admission.close();
+        self.tasks.shutdown().await;
+        self.sockets.clear();
+        self.house.shutdown.send_replace(Shutdown::Draining);
+        tokio::select! {
+            _ = self.sessions.recv() => return tracing::info!("stopped: every session has ended"),
+            _ = tokio::time::sleep(timeout) => tracing::warn!("the time to end is over"),
+            _ = hurry => tracing::warn!("a second signal ends the wait"),
+        }
+        self.house.shutdown.send_replace(Shutdown::Now);
+        if tokio::time::timeout(LAST_WORDS, self.sessions.recv()).await.is_err() {
+            tracing::warn!("stopped: {} sessions were cut off", self.house.registry.len());
+        }
+    }
+
+    fn listen(&mut self, alive: &mpsc::Sender<()>) -> Result<()> {
+        let config = self.house.config.load_full();
+        let backlog = config.server.backlog.min(i32::MAX as u32) as i32;
+        for text in &config.server.listen {
+            let refuse = |e: &dyn std::fmt::Display| {
+                Error::config(format!("cannot listen on {text}: {e}"))
+                    .hint("Another process may have it: see [server] listen.")
+            };
+            match config::parse_address(text, config.server.port).map_err(|e| refuse(&e))? {
+                Address::Tcp { host, port } => {
+                    let found = (host.as_str(), port).to_socket_addrs().map_err(|e| refuse(&e))?;
+                    for address in found {
+                        let listener = tcp_listener(address, backlog).map_err(|e| refuse(&e))?;
+                        let bound = listener.local_addr().map_err(|e| refuse(&e))?;
+                        self.addresses
+                            .push(Address::Tcp { host: bound.ip().to_string(), port: bound.port() });
+                        self.tasks.spawn(accept_tcp(listener, self.house.clone(), alive.clone()));
+                    }
+                }
+                Address::Unix { folder, port } => {
+                    let (listener, file) = unix_listener(&folder, port, backlog).map_err(|e| refuse(&e))?;
+                    self.sockets.push(file);
+                    self.addresses.push(Address::Unix { folder, port });
+                    self.tasks.spawn(accept_unix(listener, self.house.clone(), alive.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn serve_admin(&mut self, metrics: Metrics) -> Result<()> {
+        let config = self.house.config.load();
+        let address = &config.admin.listen;
+        if address.is_empty() {
+            return Ok(());
+        }
+        let refuse =
+            |e: io::Error| Error::config(format!("cannot listen on {address} ([admin] listen): {e}"));
+        let listener = TcpListener::bind(address).await.map_err(refuse)?;
+        self.admin = Some(listener.local_addr().map_err(refuse)?);
+        let house = self.house.clone();
+        let readiness: Readiness = Arc::new(move || house.ready());
+        self.tasks.spawn(http::serve(listener, Arc::new(metrics), readiness));
+        Ok(())
+    }
+}
+
+impl House {
+    /// Ready when clients are accepted and at least one database can serve them.
+    fn ready(&self) -> Result<(), String> {
+        if *self.shutdown.borrow() != Shutdown::Running {
+            return Err("stopping".into());
+        }
+        let door = self.door.load();
+        if door.databases.values().any(|d| d.current().is_ok()) {
+            return Ok(());
+        }
+        Err("no database's schema has been read".into())
+    }
+
+    async fn reload(self: &Arc<Self>, extent: Extent) -> Result<()> {
+        let _one = self.reloading.lock().await;
+        let outcome = self.reload_now(extent);
+        match &outcome {
+            Ok(()) => {
+                self.reloaded.notify_one();
+                tracing::info!("{} reloaded", extent.name());
+            }
+            Err(e) => tracing::error!("reload refused, nothing has changed: {}", e.message()),
+        }
+        outcome
+    }
+
+    fn reload_now(self: &Arc<Self>, extent: Extent) -> Result<()> {
+        let old = self.config.load_full();
+        let new = match (&old.file, extent) {
+            (Some(file), Extent::All) => {
+                config::load(Some(file), &self.around).map_err(|m| config::refusal(&m))?
+            }
+            (None, Extent::All) | (_, Extent::Maps) => Config::clone(&old),
+        };
+        let Furnishing { tls, maps } = Furnishing::read(&new)?;
+        let door = self.door.load_full();
+        let mut databases = Databases::new();
+        let mut adopted = Vec::new();
+        for (name, map) in maps {
+            let unchanged = old.databases.get(&name) == new.databases.get(&name);
+            match door.databases.get(name.as_str()).filter(|_| unchanged) {
+                Some(database) => {
+                    not_older(&database.snapshot.load().map, &map)?;
+                    databases.insert(database.name.clone(), database.clone());
+                    adopted.push((database.clone(), map));
+                }
+                // New, or with other settings: sessions that are there keep the database that they logged in to.
+                None => {
+                    let database = Arc::new(open_database(&name, map, &new)?);
+                    databases.insert(database.name.clone(), database);
+                }
+            }
+        }
+        for (database, map) in &adopted {
+            // Refuses before it changes anything; the maps taken over so far fit the old ones as well.
+            database.backends.update(map)?;
+        }
+        // From here on nothing can fail.
+        for (database, map) in adopted {
+            database.adopt(map);
+        }
+        needs_restart(&old, &new);
+        self.door.store(Arc::new(Door {
+            tls,
+            users: Arc::new(Users::new(&new.auth, &new.users, self.secret)),
+            databases: Arc::new(databases),
+            admission: door.admission.clone(),
+            deadline: new.server.startup_timeout,
+        }));
+        self.config.store(Arc::new(new));
+        Ok(())
+    }
+
+    /// From accept to the end of the session.
+    async fn receive(self: Arc<Self>, stream: Stream, peer: String, alive: mpsc::Sender<()>) {
+        let Ok(startup) = self.startups.clone().try_acquire_owned() else {
+            metrics::arrival("refused");
+            return tracing::warn!("{peer}: closed, too many clients are logging in");
+        };
+        let door = self.door.load_full();
+        let arrival = startup::greet(stream, peer.clone(), &door).await;
+        drop((startup, door));
+        match arrival {
+            Arrival::Session { greeted, database, permit } => {
+                metrics::arrival("session");
+                metrics::sessions(1.0);
+                let secret_len = if greeted.protocol == PROTOCOL_3_0 { 4 } else { 32 };
+                let registration = self.registry.register(secret_len);
+                tracing::debug!("{peer}: {} logged in to {}", greeted.user, database.name);
+                run::serve(greeted, database, registration, self.shutdown.subscribe()).await;
+                metrics::sessions(-1.0);
+                drop((permit, alive));
+            }
+            Arrival::Cancel { pid, secret } => {
+                metrics::arrival("cancel");
+                self.registry.cancel(pid, &secret).await;
+            }
+            Arrival::Refused(error) => {
+                metrics::arrival("refused");
+                metrics::error(error.sqlstate().as_str());
+                tracing::info!("{peer}: refused: {error}");
+            }
+            Arrival::Gone(why) => {
+                metrics::arrival("gone");
+                tracing::debug!("{peer}: {why}");
+            }
+        }
+    }
+}
+
+async fn accept_tcp(listener: TcpListener, house: Arc<House>, alive: mpsc::Sender<()>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
+                let set = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+                if let Err(e) = set.and_then(|()| stream.set_nodelay(true)) {
+                    tracing::debug!("{peer}: {e}");
+                }
+                tokio::spawn(house.clone().receive(Stream::Tcp(stream), peer.to_string(), alive.clone()));
+            }
+            Err(e) => pause(e).await,
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, house: Arc<House>, alive: mpsc::Sender<()>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(house.clone().receive(Stream::Unix(stream), "[local]".into(), alive.clone()));
+            }
+            Err(e) => pause(e).await,
+        }
+    }
+}
+
+/// Out of file descriptors, or the client has gone before it was accepted: neither is a reason to stop.
+async fn pause(e: io::Error) {
+    if e.kind() != io::ErrorKind::ConnectionAborted {
+        tracing::error!("accept failed: {e}");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+fn tcp_listener(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // 0.0.0.0 can be listed beside ::
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The file of a unix socket; dropping it takes the file away.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn unix_listener(folder: &Path, port: u16, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
+    let path = folder.join(format!(".s.PGSQL.{port}"));
+    let address = socket2::SockAddr::unix(&path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if let Err(e) = socket.bind(&address) {
+        // A file that nobody listens behind was left by a process that died.
+        let abandoned = e.kind() == io::ErrorKind::AddrInUse
+            && Socket::new(Domain::UNIX, Type::STREAM, None)?
+                .connect(&address)
+                .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        if !abandoned {
+            return Err(e);
+        }
+        std::fs::remove_file(&path)?;
+        socket.bind(&address)?;
+    }
+    let file = SocketFile(path);
+    // Who may connect is decided by authentication, as in Postgres (unix_socket_permissions).
+    std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o777))?;
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+/// What a reload cannot change is told, so that nobody waits for it.
+fn needs_restart(old: &Config, new: &Config) {
+    let (a, b) = (&old.server, &new.server);
+    for (changed, key) in [
+        (a.listen != b.listen || a.port != b.port, "[server] listen, port"),
+        (a.workers != b.workers || a.stack != b.stack, "[server] workers, stack"),
+        (a.backlog != b.backlog, "[server] backlog"),
+        (
+            a.max_clients != b.max_clients || a.max_startups != b.max_startups,
+            "[server] max_clients, max_startups",
+        ),
+        (a.log != b.log || a.log_format != b.log_format, "[server] log, log_format"),
+        (old.admin != new.admin, "[admin]"),
+    ] {
+        if changed {
+            tracing::warn!("{key}: the change takes effect after a restart");
+        }
+    }
+}
+
+/// Reads a shard map file. Errors: all of its mistakes.
+fn load_map(name: &str, path: &Path) -> Result<Arc<ShardMap>> {
+    let map = shards::file::load(path).map_err(|findings| {
+        let lines: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
+        Error::config(lines.join("\n"))
+    })?;
+    if &*map.database != name {
+        return Err(Error::config(format!(
+            "{}: the map is of database \"{}\", and the configuration has it under [database.{name}]",
+            path.display(),
+            map.database
+        )));
+    }
+    Ok(Arc::new(map))
+}
+
+/// An older map would route keys to shards that have given them away.
+fn not_older(now: &ShardMap, new: &ShardMap) -> Result<()> {
+    if new.epoch >= now.epoch {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "the shard map of database \"{}\" has epoch {}, which is older than {}, the epoch that is served",
+        now.database, new.epoch.0, now.epoch.0
+    )))
+}
+
+fn open_database(name: &str, map: Arc<ShardMap>, config: &Config) -> Result<Database> {
+    let options = config.databases.get(name).cloned().unwrap_or_default();
+    let backends = Backends::new(&map, options.servers, credentials(config))?;
+    Ok(Database::new(name.into(), map, backends, options.session))
+}
+
+/// Who the configured users are on the servers. One whose password is a verifier is known there by what its own login
+/// leaves; see `backend::credentials`.
+fn credentials(config: &Config) -> Credentials {
+    let mut credentials = Credentials::default();
+    for (name, user) in &config.users {
+        let in_clear = |secret: &&Secret| !auth::is_derived(secret.reveal());
+        let password = user.server_password.as_ref().or(user.password.as_ref().filter(in_clear));
+        let server_user = user.server_user.as_deref().unwrap_or(name);
+        let proof = match password {
+            Some(password) => Proof::Password(password.clone()),
+            None if server_user == name => continue,
+            None => Proof::None,
+        };
+        credentials = credentials.identity(name, Identity { user: server_user.into(), proof });
+    }
+    credentials
+}
+
+/// Reloads shard maps when something changes in their folders. Folders are watched, not files: editors and
+/// configuration mounts replace files.
+async fn watch_maps(house: Arc<House>) {
+    let mut read = Vec::new();
+    loop {
+        let folders: BTreeSet<PathBuf> = house
+            .config
+            .load()
+            .databases
+            .values()
+            .filter_map(|d| d.place.map.parent())
+            .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
+            .collect();
+        if read.is_empty() {
+            read = stamps(&folders);
+        }
+        let (changed, mut changes) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|e| e.kind.is_access()) {
+                // A full channel holds the news already.
+                let _ = changed.try_send(());
+            }
+        });
+        let watching = watcher.and_then(|mut watcher| {
+            for folder in &folders {
+                watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
+            }
+            Ok(watcher)
+        });
+        let _watcher = match watching {
+            Ok(watcher) => watcher,
+            Err(e) => {
+                tracing::warn!("shard map files are not watched, send SIGHUP after a change: {e}");
+                house.reloaded.notified().await;
+                continue;
+            }
+        };
+        tokio::select! {
+            _ = changes.recv() => {
+                // A file is seldom written in one go: wait until it has been quiet for a moment.
+                while tokio::time::timeout(QUIET, changes.recv()).await.is_ok() {}
+                // Logs and sockets may live in the same folder, our own among them.
+                let now = stamps(&folders);
+                if now != read {
+                    read = now;
+                    // The outcome is in the log.
+                    let _ = house.reload(Extent::Maps).await;
+                    // That was our own doing.
+                    house.reloaded.notified().now_or_never();
+                }
+            }
+            () = house.reloaded.notified() => read.clear(),
+        }
+    }
+}
+
+/// Maps and side files of these folders with what changes when they do.
+fn stamps(folders: &BTreeSet<PathBuf>) -> Vec<(PathBuf, Option<SystemTime>, u64, u64)> {
+    const KINDS: [&str; 4] = ["toml", "csv", "tsv", "txt"];
+    let mut found = Vec::new();
+    for entry in folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten() {
+        let path = entry.path();
+        let ours = path.extension().and_then(|e| e.to_str()).is_some_and(|e| KINDS.contains(&e));
+        // links are followed: what they lead to is what is read
+        if let Some(meta) = Some(&path).filter(|_| ours).and_then(|p| std::fs::metadata(p).ok()) {
+            found.push((path, meta.modified().ok(), meta.len(), meta.ino()));
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,10 +1,14 @@
 //! One logical database at run time: its map, catalog, planner and servers.
 
 use crate::backend::pool::Backends;
+use crate::catalog::Catalog;
+use crate::error::{Error, Result, Source, SqlState};
 use crate::plan::{Planner, Snapshot};
+use crate::shards::ShardMap;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 #[derive(Debug)]
 pub struct Database {
@@ -14,6 +18,9 @@ pub struct Database {
     pub planner: Planner,
     pub backends: Arc<Backends>,
     pub options: Options,
+    /// how often somebody asked for the catalog to be read again, and up to which request it has been
+    wanted: watch::Sender<u64>,
+    read: watch::Sender<u64>,
 }
 
 crate::options! {
@@ -21,5 +28,72 @@ crate::options! {
     pub struct Options {
         /// how long a statement waits for a link to a server before it fails with 53300
         checkout_timeout: Duration = Duration::from_secs(5),
+        /// after DDL: how long a session waits until the changed schema has been read
+        schema_timeout: Duration = Duration::from_secs(5),
+        /// plans kept for all sessions together
+        plan_cache: usize = 10_000,
+    }
+}
+
+impl Database {
+    /// A database whose catalog has not been read: version 0.
+    pub fn new(name: Arc<str>, map: Arc<ShardMap>, backends: Arc<Backends>, options: Options) -> Self {
+        Database {
+            name,
+            snapshot: ArcSwap::from_pointee(Snapshot { map, catalog: Arc::new(Catalog::default()) }),
+            planner: Planner::new(options.plan_cache),
+            backends,
+            options,
+            wanted: watch::Sender::new(0),
+            read: watch::Sender::new(0),
+        }
+    }
+
+    /// The map and catalog to plan with. Errors: 57P03 until the default shard's catalog has been read once.
+    pub fn current(&self) -> Result<Arc<Snapshot>> {
+        let snapshot = self.snapshot.load_full();
+        if snapshot.catalog.version > 0 {
+            return Ok(snapshot);
+        }
+        let shard = &snapshot.map.shard(snapshot.map.default_shard).name;
+        let message = format!("the schema of database \"{}\" has not been read", self.name);
+        Err(Error::new(Source::Shard, SqlState::CANNOT_CONNECT_NOW, message)
+            .hint(format!(
+                "It is read from shard {shard}, which could not be reached so far; pgweir goes on trying."
+            ))
+            .retryable())
+    }
+
+    /// DDL went through: has the catalog read again and waits for it, so that the session's next statement
+    /// is planned with what it has just made. Bounded by `schema_timeout`; a shard that does not answer in time
+    /// is asked again later.
+    pub async fn schema_changed(&self) {
+        let mut request = 0;
+        self.wanted.send_modify(|n| {
+            *n += 1;
+            request = *n;
+        });
+        let mut read = self.read.subscribe();
+        let caught_up = read.wait_for(|n| *n >= request);
+        let _ = tokio::time::timeout(self.options.schema_timeout, caught_up).await;
+    }
+
+    /// For whoever reads catalogs: the requests so far; changes when there is a new one.
+    pub fn schema_requests(&self) -> watch::Receiver<u64> {
+        self.wanted.subscribe()
+    }
+
+    /// For whoever reads catalogs: what had been asked for up to `request` has been read.
+    pub fn schema_read(&self, request: u64, catalog: Option<Catalog>) {
+        if let Some(catalog) = catalog {
+            let catalog = Arc::new(catalog);
+            self.snapshot.rcu(|now| Arc::new(Snapshot { map: now.map.clone(), catalog: catalog.clone() }));
+        }
+        self.read.send_modify(|n| *n = (*n).max(request));
+    }
+
+    /// A new map, from the next statement on.
+    pub fn adopt(&self, map: Arc<ShardMap>) {
+        self.snapshot.rcu(|now| Arc::new(Snapshot { map: map.clone(), catalog: now.catalog.clone() }));
     }
 }

@@ -3,6 +3,8 @@
 pub mod auth;
 pub mod database;
 pub mod registry;
+pub mod run;
+pub mod startup;
 pub mod tls;
 
 use crate::backend::stream::Stream;
@@ -21,4 +23,14 @@ pub struct Greeted {
     /// start-up parameters other than user, database, replication: application_name, client_encoding, options ...
     pub parameters: Vec<(String, String)>,
     pub peer: String,
+}
+
+/// How long the process is going to live, as sessions need to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    Running,
+    /// Sessions end with 57P01 as soon as they are outside a transaction.
+    Draining,
+    /// Sessions end now.
+    Now,
 }

@@ -1,7 +1,7 @@
 //! TLS towards clients: certificates from files, client certificates, channel binding.
 
 use crate::error::{Error, Result};
-use sha2::{Digest, Sha256, Sha384, Sha512};
+use crate::wire::scram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
@@ -49,7 +49,7 @@ pub struct Acceptor {
     pub mode: Mode,
     pub acceptor: TlsAcceptor,
     /// hash of our certificate for `tls-server-end-point`; `None` when the certificate's signature has no hash
-    /// (Ed25519), so that channel binding is not offered
+    /// (Ed25519): then channel binding is not offered
     pub end_point: Option<Arc<[u8]>>,
 }
 
@@ -66,7 +66,7 @@ pub fn load(options: &Options) -> Result<Option<Acceptor>> {
     }
     let chain = certificates(&options.cert)?;
     let key = PrivateKeyDer::from_pem_file(&options.key).map_err(|e| unreadable("key", &options.key, e))?;
-    let end_point = end_point_hash(&chain[0]).map(Arc::from);
+    let end_point = scram::tls_server_end_point(&chain[0]).map(Arc::from);
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::config(format!("tls: {e}")))?;
@@ -117,35 +117,6 @@ fn unreadable(what: &str, path: &Path, e: impl std::fmt::Display) -> Error {
     Error::config(format!("tls: {what} {}: {e}", path.display()))
 }
 
-/// The hash of a certificate for channel binding `tls-server-end-point` (RFC 5929, section 4.1): the hash function of
-/// the certificate's own signature, with MD5 and SHA-1 replaced by SHA-256.
-pub fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
-    let mut outer = Der(Der(certificate).element(SEQUENCE)?);
-    outer.element(SEQUENCE)?; // what is signed
-    let mut algorithm = Der(outer.element(SEQUENCE)?);
-    let oid = algorithm.element(OBJECT_ID)?;
-    // RSASSA-PSS names its hash in its parameters: [0] SEQUENCE { OID }; absent means SHA-1
-    let oid = if oid == RSA_PSS {
-        let hash = algorithm
-            .element(SEQUENCE)
-            .and_then(|parameters| Der(parameters).element(0xa0))
-            .and_then(|tagged| Der(tagged).element(SEQUENCE))
-            .and_then(|hash| Der(hash).element(OBJECT_ID));
-        match hash {
-            None => return Some(Sha256::digest(certificate).to_vec()),
-            Some(h) => h,
-        }
-    } else {
-        oid
-    };
-    Some(match oid {
-        SHA256 | RSA_SHA256 | ECDSA_SHA256 | RSA_SHA1 | ECDSA_SHA1 => Sha256::digest(certificate).to_vec(),
-        SHA384 | RSA_SHA384 | ECDSA_SHA384 => Sha384::digest(certificate).to_vec(),
-        SHA512 | RSA_SHA512 | ECDSA_SHA512 => Sha512::digest(certificate).to_vec(),
-        _ => return None,
-    })
-}
-
 /// The common name of a certificate's subject, the last one when there are several (as Postgres takes it).
 pub fn common_name(certificate: &[u8]) -> Option<String> {
     let mut signed = Der(Der(Der(certificate).element(SEQUENCE)?).element(SEQUENCE)?);
@@ -178,22 +149,8 @@ const OBJECT_ID: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 
-// Contents of OBJECT IDENTIFIERs.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03]; // 2.5.4.3
-const RSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a]; // 1.2.840.113549.1.1.10
-const RSA_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05];
-const RSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
-const RSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0c];
-const RSA_SHA512: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0d];
-const ECDSA_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
-const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]; // 1.2.840.10045.4.3.2
-const ECDSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
-const ECDSA_SHA512: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x04];
-const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01]; // 2.16.840.1.101.3.4.2.1
-const SHA384: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
-const SHA512: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03];
-
-/// Reads DER elements one after the other; just enough of it for the two questions above.
+/// Reads DER elements one after the other; just enough of it for the question above.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
@@ -243,15 +200,6 @@ mod tests {
     }
 
     #[test]
-    fn the_end_point_hash_follows_the_signature() {
-        let sha256 = certificate("a", &rcgen::PKCS_ECDSA_P256_SHA256);
-        assert_eq!(end_point_hash(&sha256), Some(Sha256::digest(&sha256).to_vec()));
-        let sha384 = certificate("a", &rcgen::PKCS_ECDSA_P384_SHA384);
-        assert_eq!(end_point_hash(&sha384), Some(Sha384::digest(&sha384).to_vec()));
-        assert_eq!(end_point_hash(&certificate("a", &rcgen::PKCS_ED25519)), None);
-    }
-
-    #[test]
     fn the_common_name_is_found() {
         let der = certificate("alice", &rcgen::PKCS_ECDSA_P256_SHA256);
         assert_eq!(common_name(&der).as_deref(), Some("alice"));
@@ -262,7 +210,6 @@ mod tests {
     fn every_cut_of_a_certificate_is_survived() {
         let der = certificate("alice", &rcgen::PKCS_ECDSA_P256_SHA256);
         for cut in 0..der.len() {
-            assert_eq!(end_point_hash(&der[..cut]), None);
             assert_eq!(common_name(&der[..cut]), None);
         }
     }
