@@ -10,7 +10,6 @@
 //! Postgres's: room for a session, authentication, then whether the database exists, so that a stranger
 //! learns neither users nor databases.
 
-use crate::backend::credentials::ScramKeys;
 use crate::backend::stream::Stream;
 use crate::error::{Error, Result, SqlState};
 use crate::session::auth::{self, Users};
@@ -406,7 +405,6 @@ async fn welcome(
         return Err(Error::client(SqlState::INVALID_CATALOG_NAME, message).into());
     };
     if let Some(keys) = keys {
-        let keys = ScramKeys { client_key: keys.client_key, server_key: keys.server_key };
         database.backends.learn(&login.user, keys);
     }
     reply::authentication_ok(&mut channel.output);
