@@ -3,9 +3,9 @@
 //! Statements that cannot be what their first words promise (`BEGIN nonsense`) are `Other` too: the server
 //! will say what is wrong with them, and nothing here changes a session's state on their account.
 
-use crate::sql::lex::{Kind, Lexer, Token};
+use crate::sql::lex::{Kind, Token};
 use crate::sql::scan::Piece;
-use std::ops::Range;
+use crate::sql::words::Words;
 
 /// Filled by `classify`. Names are folded as Postgres folds identifiers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,89 +201,7 @@ pub fn explain_options(text: &str, piece: &Piece) -> Vec<(String, Option<String>
     words.explain_options().unwrap_or_default()
 }
 
-/// Tokens of a statement with one of look-ahead. Every method that consumes returns whether it could.
-struct Words<'a> {
-    text: &'a str,
-    lexer: Lexer<'a>,
-    ahead: Option<Token>,
-    end: u32,
-}
-
-impl<'a> Words<'a> {
-    fn of(text: &'a str, piece: &Piece) -> Words<'a> {
-        Words::within(text, piece.span.clone())
-    }
-    fn within(text: &'a str, span: Range<u32>) -> Words<'a> {
-        let end = span.end;
-        // strings end where they end for the server only if this agrees with its standard_conforming_strings;
-        // no decision here depends on what comes after a string with a backslash
-        let mut lexer = Lexer::within(text, span, true);
-        let ahead = lexer.next();
-        Words { text, lexer, ahead, end }
-    }
-    fn peek(&self) -> Option<Token> {
-        self.ahead
-    }
-    /// the token after the next one
-    fn second(&self) -> Option<Token> {
-        self.lexer.clone().next()
-    }
-    fn next(&mut self) -> Option<Token> {
-        std::mem::replace(&mut self.ahead, self.lexer.next())
-    }
-    fn is(&self, token: Token, word: &str) -> bool {
-        token.is_word(self.text, word)
-    }
-    fn at(&self, word: &str) -> bool {
-        self.ahead.is_some_and(|t| self.is(t, word))
-    }
-    fn at_kind(&self, kind: Kind) -> bool {
-        self.ahead.is_some_and(|t| t.kind == kind)
-    }
-    fn eat(&mut self, word: &str) -> bool {
-        let yes = self.at(word);
-        if yes {
-            self.next();
-        }
-        yes
-    }
-    fn eat_all(&mut self, words: &[&str]) -> bool {
-        words.iter().all(|w| self.eat(w))
-    }
-    fn eat_kind(&mut self, kind: Kind) -> bool {
-        let yes = self.at_kind(kind);
-        if yes {
-            self.next();
-        }
-        yes
-    }
-    fn eat_operator(&mut self, operator: &str) -> bool {
-        let yes = self.ahead.is_some_and(|t| t.is_operator(self.text, operator));
-        if yes {
-            self.next();
-        }
-        yes
-    }
-    fn done(&self) -> bool {
-        self.ahead.is_none()
-    }
-    /// An identifier, folded or unquoted.
-    fn name(&mut self) -> Option<String> {
-        let name = self.ahead?.name(self.text)?.into_owned();
-        self.next();
-        Some(name)
-    }
-    /// The last token of the statement is an identifier.
-    fn last_name(&mut self) -> Option<String> {
-        let name = self.name()?;
-        self.done().then_some(name)
-    }
-    /// The text from the next token to the end.
-    fn rest(&self) -> &'a str {
-        let start = self.ahead.map_or(self.end, |t| t.start);
-        self.text.get(start as usize..self.end as usize).unwrap_or("")
-    }
-
+impl Words<'_> {
     fn statement(&mut self) -> Option<Class> {
         let first = self.next()?;
         if first.kind != Kind::Word {

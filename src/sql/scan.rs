@@ -665,7 +665,7 @@ fn parser_splits(operator: &[u8]) -> bool {
 }
 
 /// Words before a string that leave it a plain string, or that the parser knows as the name of its type.
-fn string_may_follow(word: &[u8]) -> bool {
+pub(super) fn string_may_follow(word: &[u8]) -> bool {
     #[rustfmt::skip] // many to a line
     const WORDS: &[&str] = &[
         "all", "and", "any", "as", "asc", "between", "both", "by", "call", "case", "check", "collate",
@@ -673,8 +673,8 @@ fn string_may_follow(word: &[u8]) -> bool {
         "delimiters", "desc", "distinct", "do", "else", "encoding", "escape", "except", "execute", "exists",
         "false", "filter", "for", "from", "function", "handler", "having", "header", "ilike", "in",
         "inline", "intersect", "interval", "into", "is", "json", "jsonb", "language", "leading", "like",
-        "limit", "listen", "load", "local", "location", "name", "names", "not", "notify", "null", "of",
-        "off", "offset", "on", "only", "option", "or", "overlaps", "overlay", "password", "path", "placing",
+        "limit", "listen", "load", "local", "names", "not", "notify", "null", "of",
+        "off", "offset", "on", "only", "option", "or", "overlaps", "overlay", "password", "placing",
         "program", "provider", "quote", "return", "returning", "role", "schema", "select", "server",
         "session", "set", "similar", "some", "substring", "symmetric", "tablespace", "template", "then",
         "time", "timestamp", "timestamptz", "to", "trailing", "transaction", "type", "union", "until",
