@@ -55,6 +55,14 @@ impl Entries {
         with_bytes(key, |bytes| self.others.get(bytes).copied())
     }
 
+    /// Whether two lists have the same keys with shards that `same` takes for equal.
+    pub(super) fn same(a: &Entries, b: &Entries, same: impl Fn(ShardId, ShardId) -> bool) -> bool {
+        a.ints.len() == b.ints.len()
+            && a.others.len() == b.others.len()
+            && a.ints.iter().all(|(k, x)| b.ints.get(k).is_some_and(|y| same(*x, *y)))
+            && a.others.iter().all(|(k, x)| b.others.get(k).is_some_and(|y| same(*x, *y)))
+    }
+
     pub fn len(&self) -> usize {
         self.ints.len() + self.others.len()
     }

@@ -69,8 +69,27 @@ impl std::error::Error for Finding {}
 
 /// Reads a map file, and the side files that it names.
 pub fn load(path: &Path) -> Result<ShardMap, Vec<Finding>> {
-    let text = read(path).map_err(|(message, hint)| vec![Finding::of_file(path, message, hint)])?;
-    parse(&text, path)
+    parse(&read_text(path)?, path)
+}
+
+/// Reads a map file and asks `judge` whether the map may be; what it objects to (message, hint) is reported at the epoch.
+pub(super) fn judged(
+    path: &Path,
+    judge: impl FnOnce(&ShardMap) -> Option<(String, String)>,
+) -> Result<ShardMap, Vec<Finding>> {
+    let text = read_text(path)?;
+    let map = parse(&text, path)?;
+    let Some((message, hint)) = judge(&map) else { return Ok(map) };
+    let mut report = Report::new(&text, path);
+    let at = toml_edit::Document::parse(text.as_str()).ok().and_then(|d| {
+        Section { name: String::new(), table: d.as_table(), at: 0 }.item("epoch").map(|(_, at)| at)
+    });
+    report.add(at.unwrap_or(0), message, hint);
+    Err(report.findings)
+}
+
+pub(super) fn read_text(path: &Path) -> Result<String, Vec<Finding>> {
+    read(path).map_err(|(message, hint)| vec![Finding::of_file(path, message, hint)])
 }
 
 /// Reads the text of a map. `path` appears in findings, and side files are looked for beside it.
@@ -1381,8 +1400,11 @@ struct Records<'t> {
     at: usize,
 }
 
+/// The fields of a line, or what is wrong with it.
+type Record<'t> = Result<Vec<std::borrow::Cow<'t, str>>, String>;
+
 impl<'t> Iterator for Records<'t> {
-    type Item = (usize, Result<Vec<std::borrow::Cow<'t, str>>, String>);
+    type Item = (usize, Record<'t>);
 
     fn next(&mut self) -> Option<Self::Item> {
         use std::borrow::Cow;
