@@ -111,7 +111,7 @@ fn key(values: &[String], keyspace: &Keyspace) -> Result<Vec<KeyValue<'static>>,
         .iter()
         .zip(&keyspace.types)
         .map(|(text, kind)| {
-            value::from_text(*kind, Cow::Borrowed(text.as_bytes())).map(|v| super::route::owned(&v)).map_err(
+            value::from_text(*kind, Cow::Borrowed(text.as_bytes())).map(KeyValue::into_owned).map_err(
                 |doubt| {
                     doubt.0.unwrap_or_else(|| {
                         Error::client(

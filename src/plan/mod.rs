@@ -40,7 +40,6 @@
 //! condition is missing, `sql::analyse`; if it should not narrow, the facts are wrong, too. A statement
 //! is planned again and again: [`Planner::stats`], then [`Template`]'s identity. tests/plan has a file per trap.
 
-mod array;
 mod cache;
 mod hints;
 mod program;

@@ -2,7 +2,7 @@
 
 use super::Snapshot;
 use super::refuse;
-use super::value::{key_type, same_family};
+use super::value::same_family;
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::Error;
 use crate::shards::{KeyspaceId, ShardId, ShardMap, ShardSet, TableRule};
@@ -336,7 +336,7 @@ fn key_columns(
         .map(|(name, of_keyspace)| {
             let column = table.column(name).ok_or_else(|| refuse::no_key_column(&table.name, name))?;
             let facts = &table.columns[column];
-            let actual = key_type(facts.type_oid)
+            let actual = KeyType::of_oid(facts.type_oid)
                 .filter(|t| same_family(*t, *of_keyspace))
                 .ok_or_else(|| refuse::key_type_differs(&table.name, name, &facts.type_name))?;
             if !facts.deterministic {

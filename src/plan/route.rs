@@ -374,7 +374,9 @@ impl<'a> Evaluation<'a> {
                 self.note_key(sharded, key, shard);
                 Ok(Found::Only(ShardSet::of(shard)))
             }
-            Ok(Located::Miss) => Err(Stop::Miss(sharded.keyspace, key.iter().map(owned).collect())),
+            Ok(Located::Miss) => {
+                Err(Stop::Miss(sharded.keyspace, key.iter().cloned().map(KeyValue::into_owned).collect()))
+            }
             // No shard owns it. What that means is the map's to say: refused if the route needs it.
             Err(error) => {
                 self.doubt.get_or_insert(error);
@@ -401,7 +403,10 @@ impl<'a> Evaluation<'a> {
                         shards.insert(shard);
                     }
                     Ok(Located::Miss) => {
-                        return Err(Stop::Miss(sharded.keyspace, key.iter().map(owned).collect()));
+                        return Err(Stop::Miss(
+                            sharded.keyspace,
+                            key.iter().cloned().map(KeyValue::into_owned).collect(),
+                        ));
                     }
                     Err(error) => return Err(Stop::Refuse(error)),
                 }
@@ -512,7 +517,9 @@ impl<'a> Evaluation<'a> {
                 Ok(())
             }
             Ok(Located::Shard(to)) => Err(Stop::Refuse(refuse::key_moves(self.map, sharded, from, Some(to)))),
-            Ok(Located::Miss) => Err(Stop::Miss(sharded.keyspace, key.iter().map(owned).collect())),
+            Ok(Located::Miss) => {
+                Err(Stop::Miss(sharded.keyspace, key.iter().cloned().map(KeyValue::into_owned).collect()))
+            }
             Err(error) => Err(Stop::Refuse(error)),
         }
     }
@@ -523,7 +530,7 @@ impl<'a> Evaluation<'a> {
             let line = (
                 sharded.table.name.name.to_string(),
                 column.name.to_string(),
-                written(value),
+                value.to_text().into_owned(),
                 self.map.shard(shard).name.to_string(),
             );
             if !explanation.keys.contains(&line) {
@@ -573,13 +580,4 @@ fn tighten<'a>(bound: &mut Bound<KeyValue<'a>>, new: Bound<KeyValue<'a>>, wanted
     if replace {
         *bound = new;
     }
-}
-
-/// The same value with bytes of its own.
-pub(super) fn owned(value: &KeyValue<'_>) -> KeyValue<'static> {
-    crate::shards::value::owned(value)
-}
-
-fn written(value: &KeyValue<'_>) -> String {
-    crate::shards::value::print(value)
 }

@@ -11,12 +11,9 @@ use crate::error::{Error, SqlState};
 use crate::sql::facts::{Operand, OperandSource};
 use crate::sql::lex::string_value;
 use crate::sql::scan::{Literal, LiteralClass};
-use crate::wire::values::{KeyType, KeyValue, Numeric, ValueError, oid};
-use smallvec::SmallVec;
+use crate::wire::array::{BinaryElements, TextElements};
+use crate::wire::values::{Converted, KeyType, KeyValue, Numeric, ValueError, oid};
 use std::borrow::Cow;
-
-/// Microseconds of a day: timestamps count them.
-const DAY: i64 = 86_400_000_000;
 
 /// Why a value is not known. Narrows nothing; the error is what the client reads if the route needed the value.
 #[derive(Debug, Clone)]
@@ -104,33 +101,62 @@ impl<'a> Inputs<'a> {
         limit: usize,
     ) -> Result<Vec<Fit<'static>>, Doubt> {
         let (source, declared) = self.source(operand)?;
-        let Some(element) = operand
-            .casts
-            .last()
-            .copied()
-            .or(declared)
-            .map_or(Some(column.actual), |array| element_of(array).and_then(key_type))
-        else {
-            return Err(Doubt::SILENT);
-        };
-        // More than one cast could change values on the way (`'{1.5}'::numeric[]::int[]`).
-        let plain = operand.casts.len() + usize::from(declared.is_some()) <= 1
-            || operand.casts.iter().chain(&declared).all(|t| *t == operand.casts[0]);
-        if operand.negated || !plain {
+        if let OperandSource::Param(number) = &operand.source
+            && declared.is_none()
+            && column.actual == KeyType::Text
+            && self.shared_params.contains(number)
+        {
             return Err(Doubt::SILENT);
         }
-        let values = match source {
-            Raw::Null => return Ok(Vec::new()),
-            Raw::Text(text) => super::array::from_text(element, &text, limit)?,
-            Raw::Binary(bytes) => super::array::from_binary(element, bytes, limit)?,
-            Raw::Number(_) => return Err(Doubt::SILENT),
+        // The type that the text or bytes have, then casts; more than one type could change values on the way.
+        let mut types = declared.into_iter().chain(operand.casts.iter().copied());
+        let element = match types.next() {
+            None => column.actual,
+            Some(first) if types.all(|t| t == first) => {
+                element_of(first).and_then(KeyType::of_oid).ok_or(Doubt::SILENT)?
+            }
+            Some(_) => return Err(Doubt::SILENT),
         };
-        let mut fits = Vec::with_capacity(values.len());
-        for value in values {
+        if operand.negated {
+            return Err(Doubt::SILENT);
+        }
+        let mut fits = Vec::new();
+        let mut add = |value: Option<KeyValue<'_>>| -> Result<(), Doubt> {
+            if fits.len() >= limit {
+                return Err(Doubt::SILENT);
+            }
             fits.push(match value {
                 None => Fit::Null,
-                Some(v) => fit(v, column)?,
+                Some(value) => match fit(value.into_owned(), column)? {
+                    Fit::Value(value) => Fit::Value(value.into_owned()),
+                    Fit::Null => Fit::Null,
+                    Fit::Never => Fit::Never,
+                },
             });
+            Ok(())
+        };
+        match source {
+            Raw::Null => {}
+            Raw::Number(_) => return Err(Doubt::SILENT),
+            Raw::Text(text) => {
+                for element_text in TextElements::new(&text)? {
+                    add(match element_text? {
+                        None => None,
+                        Some(text) => Some(KeyValue::from_text(element, text)?),
+                    })?;
+                }
+            }
+            Raw::Binary(bytes) => {
+                let elements = BinaryElements::new(bytes)?;
+                // The bytes say their type; the server refuses an array whose type is not the parameter's.
+                let kind = KeyType::of_oid(elements.type_oid).ok_or(Doubt::SILENT)?;
+                for bytes in elements {
+                    add(match bytes {
+                        None => None,
+                        Some(bytes) => Some(KeyValue::from_binary(kind, bytes)?),
+                    })?;
+                }
+            }
         }
         Ok(fits)
     }
@@ -147,15 +173,15 @@ impl<'a> Inputs<'a> {
                 // `$1::int` makes an undeclared $1 an int; binary values are then read strictly.
                 Some(cast) => {
                     casts.next();
-                    Typed::Value(from_binary(key_type(cast).ok_or(Doubt::SILENT)?, bytes)?)
+                    Typed::Value(from_binary(KeyType::of_oid(cast).ok_or(Doubt::SILENT)?, bytes)?)
                 }
                 None => Typed::Binary(bytes),
             },
             (Raw::Text(text), Some(declared)) => {
-                Typed::Value(from_text(key_type(declared).ok_or(Doubt::SILENT)?, text)?)
+                Typed::Value(from_text(KeyType::of_oid(declared).ok_or(Doubt::SILENT)?, text)?)
             }
             (Raw::Binary(bytes), Some(declared)) => {
-                Typed::Value(from_binary(key_type(declared).ok_or(Doubt::SILENT)?, bytes)?)
+                Typed::Value(from_binary(KeyType::of_oid(declared).ok_or(Doubt::SILENT)?, bytes)?)
             }
         };
         // A sign and a cast commute except at the edge of a type's range, where Postgres refuses the statement itself.
@@ -251,23 +277,6 @@ enum Raw<'a> {
     Binary(&'a [u8]),
 }
 
-/// The type of a key column, for the types that can be keys.
-pub(super) fn key_type(type_oid: u32) -> Option<KeyType> {
-    Some(match type_oid {
-        oid::INT2 => KeyType::Int2,
-        oid::INT4 => KeyType::Int4,
-        oid::INT8 => KeyType::Int8,
-        oid::NUMERIC => KeyType::Numeric,
-        oid::TEXT | oid::VARCHAR => KeyType::Text,
-        oid::UUID => KeyType::Uuid,
-        oid::DATE => KeyType::Date,
-        oid::TIMESTAMP => KeyType::Timestamp,
-        oid::TIMESTAMPTZ => KeyType::TimestampTz,
-        oid::BYTEA => KeyType::Bytea,
-        _ => return None,
-    })
-}
-
 fn element_of(array_oid: u32) -> Option<u32> {
     Some(match array_oid {
         oid::INT2_ARRAY => oid::INT2,
@@ -298,34 +307,14 @@ fn in_range(value: i64, kind: KeyType) -> bool {
     }
 }
 
-/// A typed value compared with a column of another type.
+/// A typed value compared with a column, perhaps of another type.
 fn fit<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<Fit<'a>, Doubt> {
-    use KeyType as T;
-    use KeyValue as V;
-    Ok(match (column.actual, value) {
-        (T::Int2 | T::Int4 | T::Int8, V::Int(v)) => {
-            if in_range(v, column.actual) {
-                Fit::Value(V::Int(v))
-            } else {
-                Fit::Never
-            }
-        }
-        (T::Int2 | T::Int4 | T::Int8, V::Numeric(n)) => match integral(&n) {
-            Some(v) if in_range(v, column.actual) => Fit::Value(V::Int(v)),
-            _ => Fit::Never,
-        },
-        (T::Numeric, V::Int(v)) => Fit::Value(V::Numeric(numeric_of(v))),
-        (T::Date, V::Timestamp(v)) => match v {
-            i64::MIN => Fit::Value(V::Date(i32::MIN)),
-            i64::MAX => Fit::Value(V::Date(i32::MAX)),
-            v if v.rem_euclid(DAY) != 0 => Fit::Never,
-            v => i32::try_from(v / DAY).map_or(Fit::Never, |d| Fit::Value(V::Date(d))),
-        },
-        (T::Timestamp, V::Date(d)) => Fit::Value(V::Timestamp(midnight(d)?)),
-        (kind, value) if kind_matches(kind, &value) => Fit::Value(value),
+    match value.convert_to(column.actual) {
+        Converted::Value(value) => Ok(Fit::Value(value)),
+        Converted::Never => Ok(Fit::Never),
         // Zone dependent, or no such operator: the server's to say.
-        _ => return Err(Doubt::SILENT),
-    })
+        Converted::NeedsServer => Err(Doubt::SILENT),
+    }
 }
 
 /// A typed value stored in a column: implicit and assignment casts that keep the value, and nothing that rounds.
@@ -339,13 +328,10 @@ fn store<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Do
         ))
     };
     let value = match (column.actual, value) {
-        (kind @ (T::Int2 | T::Int4 | T::Int8), V::Int(v)) => {
-            if !in_range(v, kind) {
-                return Err(out_of_range(kind));
-            }
-            V::Int(v)
+        (kind @ (T::Int2 | T::Int4 | T::Int8), V::Int(v)) if !in_range(v, kind) => {
+            return Err(out_of_range(kind));
         }
-        (kind @ (T::Int2 | T::Int4 | T::Int8), V::Numeric(n)) => match integral(&n) {
+        (kind @ (T::Int2 | T::Int4 | T::Int8), V::Numeric(n)) => match n.to_i64() {
             Some(v) if in_range(v, kind) => V::Int(v),
             Some(_) => return Err(out_of_range(kind)),
             None => {
@@ -358,11 +344,13 @@ fn store<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Do
                 ));
             }
         },
-        (T::Numeric, V::Int(v)) => V::Numeric(numeric_of(v)),
-        (T::Timestamp, V::Date(d)) => V::Timestamp(midnight(d)?),
         (T::Text, V::Int(v)) => V::Text(Cow::Owned(v.to_string().into_bytes())),
-        (kind, value) if kind_matches(kind, &value) => value,
-        _ => return Err(Doubt::SILENT),
+        // A time of day would be cut off: that is no longer the same value.
+        (T::Date, V::Timestamp(_)) => return Err(Doubt::SILENT),
+        (kind, value) => match value.convert_to(kind) {
+            Converted::Value(value) => value,
+            Converted::Never | Converted::NeedsServer => return Err(Doubt::SILENT),
+        },
     };
     with_modifier(value, column)
 }
@@ -398,9 +386,10 @@ fn with_modifier<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue
             }
         }
         KeyValue::Numeric(n) => {
-            // numeric.c: scale is an 11-bit signed number below the precision
+            // numeric.c: the scale is an 11-bit signed number below the precision
             let scale = (((column.typmod - 4) & 0x7ff) ^ 1024) - 1024;
-            if fraction_digits(&n) <= scale { Ok(KeyValue::Numeric(n)) } else { Err(rounds()) }
+            let fits = u32::try_from(scale).is_ok_and(|scale| n.scale() <= scale);
+            if fits { Ok(KeyValue::Numeric(n)) } else { Err(rounds()) }
         }
         KeyValue::Timestamp(v) | KeyValue::TimestampTz(v)
             if column.typmod < 6
@@ -412,20 +401,6 @@ fn with_modifier<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue
         }
         value => Ok(value),
     }
-}
-
-fn kind_matches(kind: KeyType, value: &KeyValue<'_>) -> bool {
-    matches!(
-        (kind, value),
-        (KeyType::Int2 | KeyType::Int4 | KeyType::Int8, KeyValue::Int(_))
-            | (KeyType::Numeric, KeyValue::Numeric(_))
-            | (KeyType::Text, KeyValue::Text(_))
-            | (KeyType::Uuid, KeyValue::Uuid(_))
-            | (KeyType::Date, KeyValue::Date(_))
-            | (KeyType::Timestamp, KeyValue::Timestamp(_))
-            | (KeyType::TimestampTz, KeyValue::TimestampTz(_))
-            | (KeyType::Bytea, KeyValue::Bytea(_))
-    )
 }
 
 fn integer_name(kind: KeyType) -> &'static str {
@@ -446,9 +421,9 @@ fn negated(value: Typed<'_>) -> Result<Typed<'_>, Doubt> {
             Numeric::NaN => Numeric::NaN,
             Numeric::PosInfinity => Numeric::NegInfinity,
             Numeric::NegInfinity => Numeric::PosInfinity,
-            Numeric::Finite { digits, .. } if digits.is_empty() => numeric_of(0),
             Numeric::Finite { negative, weight, digits } => {
-                Numeric::Finite { negative: !negative, weight, digits }
+                // zero has no sign
+                Numeric::Finite { negative: !negative && !digits.is_empty(), weight, digits }
             }
         }))),
         Typed::Null => Ok(Typed::Null),
@@ -458,7 +433,7 @@ fn negated(value: Typed<'_>) -> Result<Typed<'_>, Doubt> {
 
 /// An explicit cast, for the pairs whose result is certain.
 fn cast_to<'a>(value: Typed<'a>, target: u32) -> Result<Typed<'a>, Doubt> {
-    let kind = key_type(target).ok_or(Doubt::SILENT)?;
+    let kind = KeyType::of_oid(target).ok_or(Doubt::SILENT)?;
     let value = match value {
         Typed::Null => return Ok(Typed::Null),
         Typed::Unknown(text) => return Ok(Typed::Value(from_text(kind, text)?)),
@@ -479,116 +454,27 @@ fn cast_to<'a>(value: Typed<'a>, target: u32) -> Result<Typed<'a>, Doubt> {
     };
     Ok(Typed::Value(match (kind, value) {
         (T::Int2 | T::Int4 | T::Int8, V::Int(v)) => integer(v)?,
-        (T::Int2 | T::Int4 | T::Int8, V::Numeric(n)) => integer(integral(&n).ok_or(Doubt::SILENT)?)?,
-        (T::Numeric, V::Int(v)) => V::Numeric(numeric_of(v)),
+        // An explicit cast rounds; only whole numbers are read here.
+        (T::Int2 | T::Int4 | T::Int8, V::Numeric(n)) => integer(n.to_i64().ok_or(Doubt::SILENT)?)?,
         (T::Text, V::Int(v)) => V::Text(Cow::Owned(v.to_string().into_bytes())),
-        (T::Timestamp, V::Date(d)) => V::Timestamp(midnight(d)?),
         (T::Text, V::Text(t)) => V::Text(t),
         // text goes through the input function of the target
         (kind, V::Text(t)) => from_text(kind, t)?,
-        (kind, value) if kind_matches(kind, &value) => value,
-        _ => return Err(Doubt::SILENT),
+        (T::Date, V::Timestamp(_)) => return Err(Doubt::SILENT),
+        (kind, value) => match value.convert_to(kind) {
+            Converted::Value(value) => value,
+            Converted::Never | Converted::NeedsServer => return Err(Doubt::SILENT),
+        },
     }))
-}
-
-fn midnight(days: i32) -> Result<i64, Doubt> {
-    match days {
-        i32::MIN => Ok(i64::MIN),
-        i32::MAX => Ok(i64::MAX),
-        d => i64::from(d).checked_mul(DAY).ok_or(Doubt::SILENT),
-    }
-}
-
-/// The integer that a numeric is, if it is one and fits.
-fn integral(n: &Numeric) -> Option<i64> {
-    let Numeric::Finite { negative, weight, digits } = n else { return None };
-    if digits.is_empty() {
-        return Some(0);
-    }
-    let whole = usize::try_from(i32::from(*weight) + 1).ok()?;
-    // normalised: a digit after the point is not zero
-    if digits.len() > whole || whole > 5 {
-        return None;
-    }
-    let mut value: i128 = 0;
-    for i in 0..whole {
-        value = value * 10_000 + i128::from(digits.get(i).copied().unwrap_or(0));
-    }
-    i64::try_from(if *negative { -value } else { value }).ok()
-}
-
-fn numeric_of(value: i64) -> Numeric {
-    let mut digits: SmallVec<[i16; 8]> = SmallVec::new();
-    let mut rest = value.unsigned_abs();
-    while rest != 0 {
-        digits.push((rest % 10_000) as i16);
-        rest /= 10_000;
-    }
-    let weight = if digits.is_empty() { 0 } else { digits.len() as i16 - 1 };
-    digits.reverse();
-    while digits.last() == Some(&0) {
-        digits.pop();
-    }
-    Numeric::Finite { negative: value < 0, weight, digits }
-}
-
-/// Decimal digits after the point.
-fn fraction_digits(n: &Numeric) -> i32 {
-    let Numeric::Finite { weight, digits, .. } = n else { return 0 };
-    let Some(last) = digits.last() else { return 0 };
-    let groups = digits.len() as i32 - (i32::from(*weight) + 1);
-    let zeros = if last % 1000 == 0 {
-        3
-    } else if last % 100 == 0 {
-        2
-    } else {
-        i32::from(last % 10 == 0)
-    };
-    // Negative when the number ends in zeros before the point, which is what numeric(3,-2) asks about.
-    groups * 4 - zeros
-}
-
-fn interim(kind: KeyType, text: &[u8]) -> Result<KeyValue<'_>, ValueError> {
-    let bad = || {
-        let name = crate::shards::value::type_name(kind);
-        ValueError::Invalid(Error::client(
-            SqlState::INVALID_TEXT_REPRESENTATION,
-            format!("invalid input syntax for type {name}: \"{}\"", String::from_utf8_lossy(text)),
-        ))
-    };
-    match kind {
-        KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => {
-            let v =
-                std::str::from_utf8(text).ok().and_then(|t| t.trim().parse::<i64>().ok()).ok_or_else(bad)?;
-            Ok(KeyValue::Int(v))
-        }
-        KeyType::Text => Ok(KeyValue::Text(Cow::Borrowed(text))),
-        _ => Err(ValueError::NeedsServer),
-    }
 }
 
 /// Reads text as the input function of a type does.
 pub(super) fn from_text(kind: KeyType, text: Cow<'_, [u8]>) -> Result<KeyValue<'_>, Doubt> {
-    match text {
-        Cow::Borrowed(text) => Ok(interim(kind, text)?),
-        Cow::Owned(text) => Ok(super::route::owned(&interim(kind, &text)?)),
-    }
+    Ok(KeyValue::from_text(kind, text)?)
 }
 
 fn from_binary(kind: KeyType, bytes: &[u8]) -> Result<KeyValue<'_>, Doubt> {
-    match (kind, bytes) {
-        (KeyType::Int8, b) if b.len() == 8 => {
-            Ok(KeyValue::Int(i64::from_be_bytes(b.try_into().map_err(|_| Doubt::SILENT)?)))
-        }
-        (KeyType::Int4, b) if b.len() == 4 => {
-            Ok(KeyValue::Int(i32::from_be_bytes(b.try_into().map_err(|_| Doubt::SILENT)?).into()))
-        }
-        (KeyType::Int2, b) if b.len() == 2 => {
-            Ok(KeyValue::Int(i16::from_be_bytes(b.try_into().map_err(|_| Doubt::SILENT)?).into()))
-        }
-        (KeyType::Text, b) => Ok(KeyValue::Text(Cow::Borrowed(b))),
-        _ => Err(Doubt::SILENT),
-    }
+    Ok(KeyValue::from_binary(kind, bytes)?)
 }
 
 /// Reads an undeclared parameter that is used once, beside this column: its type is the column's. Integers by their width.

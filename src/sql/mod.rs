@@ -41,9 +41,14 @@
 //! # Trees
 //!
 //! [`analyse`] parses with sqlparser and yields [`facts::Facts`].
+//!
+//! # Schema files
+//!
+//! [`ddl`] reads CREATE TABLE and its like into a catalog, for `pgweir route` and for tests. The server never uses it.
 
 pub mod analyse;
 pub mod class;
+pub mod ddl;
 pub mod desugar;
 pub mod facts;
 pub mod lex;
