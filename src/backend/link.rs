@@ -4,7 +4,7 @@ use crate::backend::exchange::Message;
 use crate::backend::stream::Stream;
 use crate::shards::ShardId;
 use crate::wire::frontend;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
@@ -27,7 +27,8 @@ pub struct CancelTarget {
 }
 
 /// Session settings as a link has them; `None`: unknown (an error came after something was injected), set all again.
-pub type Applied = Option<Arc<BTreeMap<String, String>>>;
+/// In the order in which they were set: (name, the statement that sets it).
+pub type Applied = Option<Arc<Vec<(Box<str>, Box<str>)>>>;
 
 #[derive(Debug)]
 pub struct Link {
@@ -47,7 +48,7 @@ pub struct Link {
     pub outstanding: u32,
     /// settings of the session that used the link last
     pub applied: Applied,
-    /// statements this server session has prepared for pgweir: name -> identity of text and types
+    /// statements this server session has prepared for pgweir: name -> identity of text and types; the unnamed one under ""
     pub statements: std::collections::HashMap<Box<str>, u64, foldhash::fast::RandomState>,
     /// must not be used again
     pub broken: bool,
@@ -70,7 +71,7 @@ impl Link {
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let _ = self.output.split_to(n);
+            self.output.advance(n);
         }
         if self.stream.is_tls() {
             return Pin::new(&mut self.stream).poll_flush(cx);

@@ -1,1 +1,110 @@
-//! exec
+//! Runs plans inside a transaction into a sink: a state machine that is fed with what was sent and polled with links.
+//!
+//! **May import** plan, txn, backend, shards, catalog, wire. Has no socket of its own.
+//!
+//! **How it works.** Whatever is sent to a link is entered in a queue of replies that are still to come, in the
+//! order in which the client must see them; replies that pgweir gives itself stand in the same queue. [`Run::poll`]
+//! reads only from the link at the head, so replies can neither overtake one another nor pile up: a client that
+//! does not read stops its own link, nothing else (law 6). Rows are forwarded as the bytes that came in; only the
+//! five bytes in front of each message are looked at (law 5).
+//!
+//! **Errors.** After an error the server skips messages until Sync, so the queue does as well. If the error came before the
+//! client's Sync was seen, [`Run::skipping`] tells the session to skip what the client still sends.
+//!
+//! **Where to look when it breaks.** A client that waits for ever: an entry whose terminator never comes
+//! ([`reply::Expect`]). A reply too many or too few: what is pushed in `session::simple` and `session::extended` must
+//! match one to one what is sent.
+
+pub mod relay;
+pub mod reply;
+
+use crate::error::Error;
+use bytes::BytesMut;
+use reply::{Expect, Pending, Reply};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::task::{Context, Poll};
+
+/// Where replies go. The session implements it over the client's socket.
+pub trait Sink {
+    /// Bytes of pgweir's own; kept until the next flush.
+    fn put(&mut self) -> &mut BytesMut;
+    /// Bytes from a link, in order after what was put: written at once as far as the socket takes them, the rest is kept.
+    fn forward(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()>;
+    /// Ready when everything was written.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// More than this should not be given before a flush.
+    fn is_full(&self) -> bool;
+    /// ParameterStatus values as the client knows them.
+    fn reported(&mut self) -> &mut BTreeMap<String, String>;
+}
+
+/// The replies to come, in the client's order.
+#[derive(Debug, Default)]
+pub struct Run {
+    replies: VecDeque<Reply>,
+    /// an error came and the client's Sync is still to come
+    pub skipping: bool,
+    /// the link that waits for COPY data, with nothing but the client's data to go on
+    pub copy_in: Option<crate::shards::ShardId>,
+    /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)
+    body: Body,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Body {
+    #[default]
+    None,
+    Forward(usize),
+    Drop(usize),
+}
+
+impl Run {
+    /// Nothing is owed to the client.
+    pub fn is_idle(&self) -> bool {
+        self.replies.is_empty()
+    }
+    pub fn len(&self) -> usize {
+        self.replies.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+    /// The shard that the next reply comes from.
+    pub fn head(&self) -> Option<crate::shards::ShardId> {
+        match self.replies.front()? {
+            Reply::Pending(p) => Some(p.from),
+            Reply::Local(_) | Reply::Ready => None,
+        }
+    }
+    /// Whether a reply of this shard is still to come.
+    pub fn awaits(&self, shard: crate::shards::ShardId) -> bool {
+        self.replies.iter().any(|r| matches!(r, Reply::Pending(p) if p.from == shard))
+    }
+    pub fn push(&mut self, pending: Pending) {
+        self.replies.push_back(Reply::Pending(pending));
+    }
+    /// A reply of pgweir's own.
+    pub fn local(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        if let Some(Reply::Local(last)) = self.replies.back_mut() {
+            return write(last);
+        }
+        let mut bytes = BytesMut::new();
+        write(&mut bytes);
+        self.replies.push_back(Reply::Local(bytes));
+    }
+    /// ReadyForQuery, with the state of the transaction as it is when the message's turn comes.
+    pub fn ready(&mut self) {
+        self.replies.push_back(Reply::Ready);
+    }
+    /// An error of pgweir's own.
+    pub fn error(&mut self, error: &Error) {
+        self.local(|out| crate::wire::backend::error(out, error));
+    }
+    /// `count` injected statements: each Parse, Bind, Execute, all swallowed.
+    pub fn injected(&mut self, from: crate::shards::ShardId, count: usize) {
+        for _ in 0..count {
+            self.push(Pending::swallowed(from, Expect::Injected));
+        }
+    }
+}

@@ -1,1 +1,464 @@
-//! txn
+//! A transaction over shards: which links take part, what each of them must be told before it joins, and
+//! what the client may be told of the transaction's state.
+//!
+//! **May import** backend, shards, catalog, wire. Knows no sockets beyond a link's and no SQL beyond the few
+//! statements that it injects.
+//!
+//! **Lifecycle.** A session owns one [`Txn`] for life. Outside a block a participant lives for one statement
+//! (or one Sync group) and its link goes back to the pool when the server is idle again. `BEGIN` is kept
+//! as text and reaches a shard in front of the first statement that is sent there; a shard that joins later
+//! gets the same BEGIN and the [`journal`] (savepoints and settings made so far), so that all
+//! participants are in the same state whenever they joined.
+//!
+//! **Decisions.**
+//! - One link per shard and transaction: a transaction sees its own writes.
+//! - At most one participant may write: an atomic commit over several shards needs two phases. A second writer is
+//!   refused before anything is sent to it. Readers commit before the writer does.
+//! - REPEATABLE READ and SERIALIZABLE stay on one shard: snapshots of two shards are not one snapshot.
+//! - Injected statements are Parse/Bind/Execute without a Sync in front of the client's own message, in the same
+//!   write: if one fails the server skips the client's statement (HAZARDS 5), and no round trip is added.
+//! - What a link has set is known exactly, or unknown and set again: nothing was injected, so an error changed
+//!   nothing; or something was, and after an error the link's settings count as unknown.
+//!
+//! **Where to look when it breaks.** A wrong status byte: [`Txn::ready`]. A leaked setting: [`settings`] and
+//! `Link::applied`. A link that is not returned: [`Txn::settle`].
+
+pub mod journal;
+pub mod settings;
+
+use crate::backend::link::{CancelTarget, Link};
+use crate::backend::pool::{Backends, Lease, PoolKey};
+use crate::error::{Error, Result, SqlState};
+use crate::shards::ShardId;
+use bytes::BytesMut;
+use journal::{Entry, Journal};
+use settings::Settings;
+use smallvec::SmallVec;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Told which links run something for a session, so that a cancel request finds them. Implemented by the session's registry.
+pub trait Running: Send + Sync {
+    fn starts(&self, target: &CancelTarget);
+    fn ends(&self, target: &CancelTarget);
+}
+
+/// The client's view of its transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Block {
+    /// autocommit
+    None,
+    /// inside BEGIN ... COMMIT
+    Open(Begin),
+    /// an error happened inside a block; only its end, or ROLLBACK TO, is accepted
+    Failed(Begin),
+}
+
+/// How a block began; sent to each shard that joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    /// the client's own words, e.g. `BEGIN ISOLATION LEVEL REPEATABLE READ`
+    pub text: Box<str>,
+    /// one snapshot for the whole transaction: REPEATABLE READ or SERIALIZABLE
+    pub one_snapshot: bool,
+    /// made by pgweir around the statements of one simple message, not by the client
+    pub implicit: bool,
+}
+
+/// What a completed statement did to the transaction or the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    Begin(Begin),
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint(Box<str>),
+    Release(Box<str>),
+    RollbackTo(Box<str>),
+    /// SET / RESET of one setting; `statement` is `None` for RESET
+    Set { name: Box<str>, statement: Option<Box<str>>, local: bool },
+    ResetAll,
+    /// SET TRANSACTION ...: holds until the end of the block, for shards that join as well
+    Characteristics { statement: Box<str>, one_snapshot: bool },
+    /// the server session now holds something of this client
+    Pin,
+}
+
+/// One shard's part.
+pub struct Participant {
+    pub shard: ShardId,
+    lease: Lease,
+    /// BEGIN was sent
+    pub began: bool,
+    /// something was sent that is not proved read-only
+    pub wrote: bool,
+    /// settings or BEGIN were injected since the link was last idle
+    injected: bool,
+}
+
+impl Participant {
+    pub fn link(&mut self) -> &mut Link {
+        &mut self.lease
+    }
+    pub fn link_ref(&self) -> &Link {
+        &self.lease
+    }
+}
+
+/// A session's transactions, one after the other.
+pub struct Txn {
+    backends: Arc<Backends>,
+    user: Arc<str>,
+    running: Arc<dyn Running>,
+    block: Block,
+    participants: SmallVec<[Participant; 1]>,
+    journal: Journal,
+    settings: Settings,
+    /// rises whenever effective settings may have changed
+    settings_version: u64,
+}
+
+impl Txn {
+    pub fn new(backends: Arc<Backends>, user: Arc<str>, running: Arc<dyn Running>, settings: Settings) -> Self {
+        Txn {
+            backends,
+            user,
+            running,
+            block: Block::None,
+            participants: SmallVec::new(),
+            journal: Journal::default(),
+            settings,
+            settings_version: 0,
+        }
+    }
+
+    pub fn block(&self) -> &Block {
+        &self.block
+    }
+    pub fn in_block(&self) -> bool {
+        self.block != Block::None
+    }
+    pub fn failed(&self) -> bool {
+        matches!(self.block, Block::Failed(_))
+    }
+    /// What ReadyForQuery says: b'I', b'T' or b'E'.
+    pub fn ready(&self) -> u8 {
+        match &self.block {
+            Block::None => b'I',
+            Block::Open(_) => b'T',
+            Block::Failed(_) => b'E',
+        }
+    }
+    pub fn participants(&mut self) -> &mut [Participant] {
+        &mut self.participants
+    }
+    pub fn participant(&mut self, shard: ShardId) -> Option<&mut Participant> {
+        self.participants.iter_mut().find(|p| p.shard == shard)
+    }
+    pub fn holds(&self, shard: ShardId) -> bool {
+        self.participants.iter().any(|p| p.shard == shard)
+    }
+    /// The shard that a statement which any shard can answer should go to: one that takes part already.
+    pub fn nearest(&self) -> Option<ShardId> {
+        self.participants.first().map(|p| p.shard)
+    }
+    pub fn shards(&self) -> SmallVec<[ShardId; 2]> {
+        self.participants.iter().map(|p| p.shard).collect()
+    }
+    /// Shards where BEGIN was sent.
+    pub fn began(&self) -> SmallVec<[ShardId; 2]> {
+        self.participants.iter().filter(|p| p.began).map(|p| p.shard).collect()
+    }
+
+    /// A block opens, in words only: no shard hears of it before the first statement.
+    pub fn open(&mut self, begin: Begin) {
+        debug_assert!(self.block == Block::None);
+        self.block = Block::Open(begin);
+    }
+
+    /// An error reached the client. Inside a block nothing more is accepted.
+    pub fn fail(&mut self) {
+        if let Block::Open(begin) = &self.block {
+            self.block = Block::Failed(begin.clone());
+        }
+    }
+
+    /// The effective settings: the session's own with those of the open block on top.
+    pub fn effective(&self) -> Settings {
+        self.journal.over(&self.settings)
+    }
+    pub fn settings_version(&self) -> u64 {
+        self.settings_version
+    }
+    /// Forgets every setting but the given ones (DISCARD ALL).
+    pub fn reset_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.settings_version += 1;
+    }
+
+    /// Whether a statement may be sent to a shard now, before anything is sent.
+    ///
+    /// Errors: 0A000 for a second writer, and for a second shard under one snapshot.
+    pub fn admit(&mut self, shard: ShardId, writes: bool, name: impl Fn(ShardId) -> String) -> Result<()> {
+        let Block::Open(begin) = &self.block else { return Ok(()) };
+        if begin.one_snapshot {
+            if let Some(p) = self.participants.iter().find(|p| p.began && p.shard != shard) {
+                return Err(Error::unsupported(format!(
+                    "a REPEATABLE READ or SERIALIZABLE transaction cannot go on from shard {} to shard {}",
+                    name(p.shard),
+                    name(shard)
+                ))
+                .detail("The snapshots of two shards are not one snapshot.")
+                .hint("Use READ COMMITTED, or keep the transaction on one shard."));
+            }
+        }
+        if writes {
+            if let Some(p) = self.participants.iter().find(|p| p.wrote && p.shard != shard) {
+                return Err(Error::unsupported(format!(
+                    "the transaction has written on shard {} and cannot write on shard {} as well",
+                    name(p.shard),
+                    name(shard)
+                ))
+                .detail("A commit on both shards would not be atomic.")
+                .hint("Write to one shard per transaction, or commit before writing to the other one."));
+            }
+        }
+        Ok(())
+    }
+
+    /// The link of a shard: the one already held, else one from the pool.
+    pub async fn lease(&mut self, shard: ShardId, deadline: Instant) -> Result<()> {
+        if self.holds(shard) {
+            return Ok(());
+        }
+        let pool = self.backends.pool(&PoolKey { shard, user: self.user.clone() })?;
+        let lease = pool.acquire(deadline).await?;
+        self.running.starts(&lease.cancel);
+        self.participants.push(Participant { shard, lease, began: false, wrote: false, injected: false });
+        Ok(())
+    }
+
+    /// Puts in front of the next statement what this shard's server session lacks: settings, BEGIN, the journal.
+    /// Returns how many statements were put there; each answers with ParseComplete, BindComplete, CommandComplete.
+    pub fn enlist(&mut self, shard: ShardId, describe_only: bool) -> usize {
+        let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return 0 };
+        let p = &mut self.participants[at];
+        if p.began {
+            return 0;
+        }
+        let link: &mut Link = &mut p.lease;
+        let mut count = 0;
+        let same = link.applied.as_ref().is_some_and(|a| Arc::ptr_eq(a, self.settings.list()));
+        if !same {
+            for statement in self.settings.difference(link.applied.as_ref()) {
+                inject(&mut link.output, &statement);
+                count += 1;
+            }
+            if count == 0 {
+                link.applied = Some(self.settings.list().clone());
+            }
+        }
+        if let (Block::Open(begin), false) = (&self.block, describe_only) {
+            inject(&mut link.output, &begin.text);
+            count += 1;
+            for statement in self.journal.statements() {
+                inject(&mut link.output, &statement);
+                count += 1;
+            }
+            p.began = true;
+        }
+        if count > 0 {
+            p.injected = true;
+            p.lease.statements.remove("");
+        }
+        count
+    }
+
+    /// A statement completed. `tag` is its command tag.
+    pub fn apply(&mut self, effect: &Effect, tag: &[u8], shard: Option<ShardId>) {
+        match effect {
+            Effect::Begin(begin) => {
+                if self.block == Block::None {
+                    self.block = Block::Open(begin.clone());
+                    if let Some(p) = shard.and_then(|s| self.participant(s)) {
+                        p.began = true;
+                    }
+                }
+            }
+            Effect::Commit { chain } => self.end(!tag.starts_with(b"ROLLBACK"), *chain),
+            Effect::Rollback { chain } => self.end(false, *chain),
+            Effect::Savepoint(name) => {
+                if self.in_block() {
+                    self.journal.push(Entry::Savepoint(name.clone()));
+                }
+            }
+            Effect::Release(name) => self.journal.release(name),
+            Effect::RollbackTo(name) => {
+                self.journal.rollback_to(name);
+                self.settings_version += 1;
+                if let Block::Failed(begin) = &self.block {
+                    self.block = Block::Open(begin.clone());
+                }
+            }
+            Effect::Set { name, statement, local } => {
+                self.settings_version += 1;
+                if self.in_block() {
+                    self.journal.push(Entry::Set {
+                        name: name.clone(),
+                        statement: statement.clone(),
+                        local: *local,
+                    });
+                } else if !local {
+                    self.settings.set(name, statement.as_deref());
+                    self.applied_now(shard);
+                }
+            }
+            Effect::ResetAll => {
+                self.settings_version += 1;
+                if self.in_block() {
+                    self.journal.push(Entry::ResetAll);
+                } else {
+                    self.settings.reset_all();
+                    self.applied_now(shard);
+                }
+            }
+            Effect::Characteristics { statement, one_snapshot } => {
+                if let Block::Open(begin) = &mut self.block {
+                    begin.one_snapshot |= one_snapshot;
+                    self.journal.push(Entry::Characteristics(statement.clone()));
+                }
+            }
+            Effect::Pin => {
+                if let Some(p) = shard.and_then(|s| self.participant(s)) {
+                    p.link().pinned = true;
+                }
+            }
+        }
+    }
+
+    fn applied_now(&mut self, shard: Option<ShardId>) {
+        let list = self.settings.list().clone();
+        if let Some(p) = shard.and_then(|s| self.participant(s)) {
+            p.link().applied = Some(list);
+            p.injected = false;
+        }
+    }
+
+    /// The block is over on every participant.
+    fn end(&mut self, committed: bool, chain: bool) {
+        let begin = match &self.block {
+            Block::None => return,
+            Block::Open(b) | Block::Failed(b) => b.clone(),
+        };
+        let changed = self.journal.sets_anything();
+        if committed {
+            self.settings = self.journal.lasting(&self.settings);
+        }
+        if changed {
+            self.settings_version += 1;
+        }
+        self.journal.clear();
+        for p in &mut self.participants {
+            if !p.began {
+                continue;
+            }
+            let link: &mut Link = &mut p.lease;
+            if committed {
+                link.applied = Some(self.settings.list().clone());
+            } else if p.injected || changed {
+                link.applied = None;
+            }
+            p.injected = false;
+            p.wrote = false;
+            p.began = chain;
+        }
+        self.block = if chain { Block::Open(begin) } else { Block::None };
+    }
+
+    /// The server of a shard said ReadyForQuery. Brings the block in line with what the server says.
+    pub fn settle(&mut self, shard: ShardId, status: u8, failed: bool) {
+        let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return };
+        let p = &mut self.participants[at];
+        p.lease.status = status;
+        match (&self.block, status) {
+            (Block::None, b'I') => {
+                let list = self.settings.list().clone();
+                if p.injected {
+                    p.lease.applied = if failed { None } else { Some(list) };
+                    p.injected = false;
+                }
+                p.wrote = false;
+                p.began = false;
+            }
+            (Block::None, b'T' | b'E') => {
+                // Opened by a BEGIN inside a longer message; its words are not kept, READ COMMITTED's rules are.
+                let begin = Begin { text: "BEGIN".into(), one_snapshot: true, implicit: false };
+                p.began = true;
+                self.block = if status == b'T' { Block::Open(begin) } else { Block::Failed(begin) };
+            }
+            (Block::Open(_) | Block::Failed(_), b'I') if p.began => {
+                // COMMIT failed, or the block ended inside a longer message: the server has rolled back.
+                self.end(false, false);
+            }
+            (Block::Open(begin), b'E') => self.block = Block::Failed(begin.clone()),
+            _ => {}
+        }
+    }
+
+    /// Gives back a link that is idle and not needed any more. True when it went.
+    pub fn release(&mut self, shard: ShardId) -> bool {
+        let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return false };
+        let p = &self.participants[at];
+        let link = p.link_ref();
+        if p.began || link.pinned || link.status != b'I' || link.outstanding > 0 || !link.output.is_empty() {
+            return false;
+        }
+        self.running.ends(&link.cancel);
+        self.participants.remove(at);
+        true
+    }
+
+    /// A link died or talked nonsense: it is gone, and with it the block.
+    pub fn lost(&mut self, shard: ShardId) {
+        let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return };
+        let mut p = self.participants.remove(at);
+        p.lease.broken = true;
+        self.running.ends(&p.lease.cancel);
+        let took_part = p.began;
+        drop(p);
+        if took_part {
+            self.fail();
+        }
+    }
+
+    /// Links that are broken, and why the client's next statement would fail. The client is gone: everything is let go.
+    pub fn abandon(&mut self) -> SmallVec<[CancelTarget; 1]> {
+        let mut busy = SmallVec::new();
+        for p in self.participants.drain(..) {
+            self.running.ends(&p.lease.cancel);
+            if p.lease.outstanding > 0 {
+                busy.push(p.lease.cancel.clone());
+            }
+        }
+        busy
+    }
+
+    pub fn backends(&self) -> &Arc<Backends> {
+        &self.backends
+    }
+}
+
+/// Parse, Bind, Execute of one statement without parameters; no Sync.
+pub fn inject(out: &mut BytesMut, statement: &str) {
+    use crate::wire::frontend as f;
+    f::parse(out, b"", statement.as_bytes(), &[]);
+    f::bind(out, b"", b"", &[], &[], &[]);
+    f::execute(out, b"", 0);
+}
+
+/// 25P02, in Postgres's words.
+pub fn aborted() -> Error {
+    Error::client(
+        SqlState::IN_FAILED_SQL_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+}

@@ -1,0 +1,540 @@
+//! Pass-through: replies go from the link at the head of the queue to the sink.
+//!
+//! Frames that follow one another and that the client is to see leave in one write, from the link's own buffer.
+
+use super::reply::{Expect, Pending, Reply, Show};
+use super::{Body, Run, Sink};
+use crate::error::{Error, SqlState};
+use crate::shards::ShardId;
+use crate::txn::{Effect, Txn};
+use crate::wire::backend::{self, ErrorFields};
+use crate::wire::frame::{self, Limits};
+use crate::wire::frontend;
+use bytes::{Buf, BufMut, BytesMut};
+use std::io;
+use std::task::{Context, Poll};
+
+/// A message that must be looked at whole (all but rows and COPY data) may be this long, in bytes.
+const LONGEST_LOOKED_AT: usize = 16 * 1024 * 1024;
+
+enum Step {
+    Advanced,
+    NeedsMore,
+    /// the server talks nonsense
+    Nonsense(Error),
+}
+
+/// What becomes of one frame.
+enum Verdict {
+    Forward,
+    Drop,
+    /// these bytes instead
+    Replace(BytesMut),
+    Nonsense(Error),
+}
+
+impl Run {
+    /// Moves replies until nothing more can be moved now; the task is woken when that changes.
+    ///
+    /// Errors: of the client's socket only. What happens to links becomes error replies.
+    pub fn poll(&mut self, cx: &mut Context<'_>, txn: &mut Txn, sink: &mut impl Sink) -> io::Result<()> {
+        self.flush_links(cx, txn);
+        loop {
+            if sink.is_full() && sink.poll_flush(cx)?.is_pending() {
+                return Ok(());
+            }
+            let from = match self.replies.front_mut() {
+                None => break,
+                Some(Reply::Local(bytes)) => {
+                    sink.put().extend_from_slice(bytes);
+                    self.replies.pop_front();
+                    continue;
+                }
+                Some(Reply::Ready) => {
+                    backend::ready_for_query(sink.put(), txn.ready());
+                    self.replies.pop_front();
+                    continue;
+                }
+                Some(Reply::Pending(p)) => p.from,
+            };
+            match self.consume(cx, from, txn, sink)? {
+                Step::Advanced => continue,
+                Step::Nonsense(e) => {
+                    tracing::error!(error = %e, "a server broke the protocol");
+                    self.link_lost(from, txn, "sent what the protocol does not allow")?;
+                    continue;
+                }
+                Step::NeedsMore => {}
+            }
+            let Some(p) = txn.participant(from) else {
+                self.link_lost(from, txn, "is gone")?;
+                continue;
+            };
+            match p.link().poll_fill(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(Ok(_)) => self.link_lost(from, txn, "closed the connection")?,
+                Poll::Ready(Err(e)) => {
+                    tracing::warn!(error = %e, "reading from a server failed");
+                    self.link_lost(from, txn, "dropped the connection")?;
+                }
+            }
+        }
+        if let Poll::Ready(r) = sink.poll_flush(cx) {
+            r?;
+        }
+        Ok(())
+    }
+
+    fn flush_links(&mut self, cx: &mut Context<'_>, txn: &mut Txn) {
+        for p in txn.participants() {
+            if p.link_ref().output.is_empty() {
+                continue;
+            }
+            if let Poll::Ready(Err(e)) = p.link().poll_flush(cx) {
+                // What the server said before it went away is still to be read: the error shows up there.
+                tracing::debug!(error = %e, "writing to a server failed");
+                p.link().output.clear();
+                p.link().broken = true;
+            }
+        }
+    }
+
+    /// Handles what the head's link has received.
+    fn consume(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: ShardId,
+        txn: &mut Txn,
+        sink: &mut impl Sink,
+    ) -> io::Result<Step> {
+        let Some(p) = txn.participant(from) else { return Ok(Step::NeedsMore) };
+        let mut input = std::mem::take(&mut p.link().input);
+        let mut at = 0;
+        // frames in input[run..at] wait to be forwarded together
+        let mut run = 0;
+        let mut nonsense = None;
+        while at < input.len() {
+            match self.body {
+                Body::Forward(left) => {
+                    let n = left.min(input.len() - at);
+                    at += n;
+                    self.body = if n == left { Body::None } else { Body::Forward(left - n) };
+                    continue;
+                }
+                Body::Drop(left) => {
+                    sink.forward(cx, &input[run..at])?;
+                    let n = left.min(input.len() - at);
+                    at += n;
+                    run = at;
+                    self.body = if n == left { Body::None } else { Body::Drop(left - n) };
+                    continue;
+                }
+                Body::None => {}
+            }
+            let Some(Reply::Pending(head)) = self.replies.front() else { break };
+            if head.from != from {
+                break;
+            }
+            let header = match frame::header(&input[at..], &Limits::SERVER) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(e) => {
+                    nonsense = Some(e);
+                    break;
+                }
+            };
+            if matches!(header.tag, b'D' | b'd') {
+                let rows_expected = matches!(head.expect, Expect::Query | Expect::Execute | Expect::Injected);
+                if !rows_expected {
+                    nonsense = Some(unexpected(header.tag, head));
+                    break;
+                }
+                self.body = match head.show {
+                    Show::Forward | Show::WithoutReady => Body::Forward(header.len),
+                    Show::Swallow | Show::Silent => Body::Drop(header.len),
+                };
+                continue;
+            }
+            if header.len > LONGEST_LOOKED_AT {
+                nonsense = Some(Error::internal(format!("a message of {} bytes", header.len)));
+                break;
+            }
+            if input.len() - at < header.len {
+                input.reserve(header.len);
+                break;
+            }
+            let body = &input[at + frame::HEADER..at + header.len];
+            let verdict = self.step(header.tag, body, from, txn, sink);
+            match verdict {
+                Verdict::Forward => {}
+                Verdict::Drop => {
+                    sink.forward(cx, &input[run..at])?;
+                    run = at + header.len;
+                }
+                Verdict::Replace(bytes) => {
+                    sink.forward(cx, &input[run..at])?;
+                    sink.put().extend_from_slice(&bytes);
+                    run = at + header.len;
+                }
+                Verdict::Nonsense(e) => {
+                    nonsense = Some(e);
+                    break;
+                }
+            }
+            at += header.len;
+        }
+        if run < at {
+            sink.forward(cx, &input[run..at])?;
+        }
+        input.advance(at);
+        if let Some(p) = txn.participant(from) {
+            let link = p.link();
+            link.input = input;
+            if !link.output.is_empty() {
+                self.flush_links(cx, txn);
+            }
+            if !self.awaits(from) {
+                txn.release(from);
+            }
+        }
+        Ok(match nonsense {
+            Some(e) => Step::Nonsense(e),
+            None if at > 0 => Step::Advanced,
+            None => Step::NeedsMore,
+        })
+    }
+
+    /// One complete frame for the head of the queue.
+    fn step(&mut self, tag: u8, body: &[u8], from: ShardId, txn: &mut Txn, sink: &mut impl Sink) -> Verdict {
+        let Some(Reply::Pending(head)) = self.replies.front_mut() else { return Verdict::Drop };
+        let seen = match head.show {
+            Show::Forward | Show::WithoutReady => Verdict::Forward,
+            Show::Swallow | Show::Silent => Verdict::Drop,
+        };
+        match tag {
+            b'N' => return seen,
+            b'A' => return Verdict::Forward,
+            b'S' => return parameter_status(body, from, txn, sink),
+            b'E' => return self.failed(body, from, txn),
+            _ => {}
+        }
+        match (head.expect, tag) {
+            (Expect::Query, b'T' | b'V' | b'c' | b'H') | (Expect::Execute, b'H' | b'c' | b'T') => seen,
+            (Expect::Query | Expect::Execute, b'G') => {
+                self.copy_in = Some(from);
+                seen
+            }
+            (Expect::Query, b'C' | b'I') => {
+                let effect = head.effects.get(head.done).cloned();
+                head.done += 1;
+                complete(effect, body, from, txn);
+                seen
+            }
+            (Expect::Execute, b'C' | b'I') => {
+                let effect = head.effects.first().cloned();
+                complete(effect, body, from, txn);
+                self.copy_in = None;
+                self.replies.pop_front();
+                seen
+            }
+            (Expect::Injected, b'1' | b'2') => Verdict::Drop,
+            (Expect::Injected, b'C' | b'I')
+            | (Expect::Parse, b'1')
+            | (Expect::Bind, b'2')
+            | (Expect::Close, b'3')
+            | (Expect::DescribeStatement | Expect::DescribePortal, b'T' | b'n')
+            | (Expect::Execute, b's') => {
+                self.replies.pop_front();
+                seen
+            }
+            (Expect::DescribeStatement, b't') => seen,
+            (Expect::Query | Expect::Sync, b'Z') => {
+                let (show, failed) = (head.show, head.failed);
+                self.replies.pop_front();
+                if self.copy_in == Some(from) {
+                    self.copy_in = None;
+                }
+                let status = body.first().copied().unwrap_or(b'I');
+                if let Some(p) = txn.participant(from) {
+                    p.link().outstanding = p.link_ref().outstanding.saturating_sub(1);
+                }
+                txn.settle(from, status, failed);
+                match show {
+                    Show::Forward if txn.ready() == status => Verdict::Forward,
+                    Show::Forward => {
+                        let mut out = BytesMut::new();
+                        backend::ready_for_query(&mut out, txn.ready());
+                        Verdict::Replace(out)
+                    }
+                    Show::WithoutReady | Show::Swallow | Show::Silent => Verdict::Drop,
+                }
+            }
+            _ => Verdict::Nonsense(unexpected(tag, head)),
+        }
+    }
+
+    /// An ErrorResponse for the head of the queue.
+    fn failed(&mut self, body: &[u8], from: ShardId, txn: &mut Txn) -> Verdict {
+        let fields = match ErrorFields::parse(body) {
+            Ok(fields) => fields,
+            Err(e) => return Verdict::Nonsense(e),
+        };
+        let Some(Reply::Pending(head)) = self.replies.front_mut() else { return Verdict::Drop };
+        head.failed = true;
+        if self.copy_in == Some(from) {
+            self.copy_in = None;
+        }
+        let silent = head.show == Show::Silent;
+        if !silent {
+            txn.fail();
+        }
+        // The session outlives the server: FATAL for the link is an ERROR for the client.
+        let verdict = if silent {
+            Verdict::Drop
+        } else if fields.is_fatal() {
+            Verdict::Replace(as_error(&fields))
+        } else {
+            Verdict::Forward
+        };
+        match head.expect {
+            Expect::Query | Expect::Sync => {}
+            Expect::Injected
+            | Expect::Parse
+            | Expect::Bind
+            | Expect::DescribeStatement
+            | Expect::DescribePortal
+            | Expect::Execute
+            | Expect::Close => self.skip_to_sync(from, txn),
+        }
+        verdict
+    }
+
+    /// The server skips everything up to Sync; so does the queue.
+    fn skip_to_sync(&mut self, from: ShardId, txn: &mut Txn) {
+        while let Some(reply) = self.replies.front_mut() {
+            match reply {
+                Reply::Pending(p) if p.from == from && p.expect == Expect::Sync => {
+                    p.failed = true;
+                    return;
+                }
+                Reply::Pending(p) if p.from == from && p.expect == Expect::Query => {
+                    // Injected statements stood in front of a simple message: a Sync of ours ends the skipping.
+                    p.expect = Expect::Sync;
+                    p.failed = true;
+                    p.effects.clear();
+                    if let Some(participant) = txn.participant(from) {
+                        frontend::sync(&mut participant.link().output);
+                    }
+                    return;
+                }
+                Reply::Ready => return,
+                Reply::Pending(_) | Reply::Local(_) => {
+                    self.replies.pop_front();
+                }
+            }
+        }
+        self.skipping = true;
+    }
+
+    /// A link is gone: what it still owed becomes errors.
+    ///
+    /// Errors: a message was cut in the middle, so the client's own stream cannot go on.
+    pub fn link_lost(&mut self, from: ShardId, txn: &mut Txn, how: &str) -> io::Result<()> {
+        let torn = matches!(self.body, Body::Forward(_));
+        self.body = Body::None;
+        if self.copy_in == Some(from) {
+            self.copy_in = None;
+        }
+        let name = txn.participant(from).map(|p| p.link_ref().shard_name.to_string());
+        let name = name.unwrap_or_else(|| format!("#{}", from.0));
+        let committing = |p: &Pending| p.effects.iter().any(|e| matches!(e, Effect::Commit { .. }));
+        let in_block = txn.in_block();
+        let mut skip = false;
+        let mut owed = std::collections::VecDeque::with_capacity(self.replies.len());
+        for reply in self.replies.drain(..) {
+            match reply {
+                Reply::Pending(p) if p.from == from => {
+                    let unknown = committing(&p) || (p.writes && !in_block);
+                    let error = |out: &mut BytesMut| backend::error(out, &lost_error(&name, how, unknown));
+                    match p.expect {
+                        Expect::Query => {
+                            if !p.failed && p.show != Show::Silent && !skip {
+                                let mut out = BytesMut::new();
+                                error(&mut out);
+                                owed.push_back(Reply::Local(out));
+                            }
+                            skip = false;
+                            if p.show == Show::Forward {
+                                owed.push_back(Reply::Ready);
+                            }
+                        }
+                        Expect::Sync => {
+                            if !skip && !p.failed && p.show != Show::Silent {
+                                let mut out = BytesMut::new();
+                                error(&mut out);
+                                owed.push_back(Reply::Local(out));
+                            }
+                            skip = false;
+                            if p.show == Show::Forward {
+                                owed.push_back(Reply::Ready);
+                            }
+                        }
+                        _ => {
+                            if !skip && !p.failed && p.show != Show::Silent {
+                                let mut out = BytesMut::new();
+                                error(&mut out);
+                                owed.push_back(Reply::Local(out));
+                                skip = true;
+                            }
+                        }
+                    }
+                }
+                Reply::Ready => {
+                    skip = false;
+                    owed.push_back(Reply::Ready);
+                }
+                Reply::Local(_) if skip => {}
+                other => owed.push_back(other),
+            }
+        }
+        self.replies = owed;
+        self.skipping |= skip;
+        txn.lost(from);
+        txn.fail();
+        if torn {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a server died in the middle of a row"));
+        }
+        Ok(())
+    }
+
+    /// Looks at links that owe nothing: notices go on to the client, a link that died is noticed.
+    /// `Some(shard)`: that link is gone; what its server said last is in the second place.
+    pub fn poll_quiet(
+        &mut self,
+        cx: &mut Context<'_>,
+        txn: &mut Txn,
+        sink: &mut impl Sink,
+    ) -> io::Result<Option<(ShardId, Error)>> {
+        for shard in txn.shards() {
+            if self.awaits(shard) {
+                continue;
+            }
+            let Some(p) = txn.participant(shard) else { continue };
+            let name = p.link_ref().shard_name.to_string();
+            loop {
+                let Some(p) = txn.participant(shard) else { break };
+                match p.link().poll_fill(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Ok(Some((shard, lost_error(&name, "closed the connection", false)))),
+                }
+                if let Some(error) = self.overhear(cx, shard, &name, txn, sink)? {
+                    return Ok(Some((shard, error)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn overhear(
+        &mut self,
+        cx: &mut Context<'_>,
+        shard: ShardId,
+        name: &str,
+        txn: &mut Txn,
+        sink: &mut impl Sink,
+    ) -> io::Result<Option<Error>> {
+        let Some(p) = txn.participant(shard) else { return Ok(None) };
+        let mut input = std::mem::take(&mut p.link().input);
+        let mut error = None;
+        while let Ok(Some(header)) = frame::header(&input, &Limits::SERVER) {
+            if input.len() < header.len {
+                break;
+            }
+            let body = &input[frame::HEADER..header.len];
+            match header.tag {
+                b'N' | b'A' => sink.forward(cx, &input[..header.len])?,
+                b'S' => {
+                    if let Verdict::Forward = parameter_status(body, shard, txn, sink) {
+                        sink.forward(cx, &input[..header.len])?;
+                    }
+                }
+                b'E' => {
+                    error = Some(match ErrorFields::parse(body) {
+                        Ok(fields) => fields.to_error(name),
+                        Err(_) => lost_error(name, "sent what the protocol does not allow", false),
+                    })
+                }
+                _ => error = Some(lost_error(name, "sent what nobody asked for", false)),
+            }
+            input.advance(header.len);
+        }
+        if let Some(p) = txn.participant(shard) {
+            p.link().input = input;
+        }
+        Ok(error)
+    }
+}
+
+fn complete(effect: Option<Effect>, body: &[u8], from: ShardId, txn: &mut Txn) {
+    if let Some(effect) = effect {
+        txn.apply(&effect, body, Some(from));
+    }
+}
+
+fn parameter_status(body: &[u8], from: ShardId, txn: &mut Txn, sink: &mut impl Sink) -> Verdict {
+    let status = match backend::ParameterStatus::parse(body) {
+        Ok(status) => status,
+        Err(e) => return Verdict::Nonsense(e),
+    };
+    let name = String::from_utf8_lossy(status.name);
+    let value = String::from_utf8_lossy(status.value);
+    if let Some(p) = txn.participant(from) {
+        p.link().parameters.insert(name.to_string(), value.to_string());
+    }
+    let reported = sink.reported();
+    if reported.get(&*name).is_some_and(|known| *known == value) {
+        return Verdict::Drop;
+    }
+    reported.insert(name.into_owned(), value.into_owned());
+    Verdict::Forward
+}
+
+fn unexpected(tag: u8, head: &Pending) -> Error {
+    Error::internal(format!("the server sent '{}' where a reply to {:?} was due", char::from(tag), head.expect))
+}
+
+/// The same error with severity ERROR.
+fn as_error(fields: &ErrorFields<'_>) -> BytesMut {
+    let mut out = BytesMut::new();
+    out.put_u8(b'E');
+    out.put_u32(0);
+    for (code, text) in fields.iter() {
+        out.put_u8(code);
+        out.put_slice(if matches!(code, b'S' | b'V') { b"ERROR" } else { text });
+        out.put_u8(0);
+    }
+    out.put_u8(0);
+    let len = (out.len() - 1) as u32;
+    out[1..5].copy_from_slice(&len.to_be_bytes());
+    out
+}
+
+fn lost_error(shard: &str, how: &str, unknown: bool) -> Error {
+    if unknown {
+        Error::shard(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            shard,
+            format!("the server of shard {shard} {how}: it is not known whether the statement took effect"),
+        )
+        .hint("Look for its effect before you send it again.")
+    } else {
+        Error::shard(
+            SqlState::CONNECTION_FAILURE,
+            shard,
+            format!("the server of shard {shard} {how} before it had answered"),
+        )
+        .hint("Send the statement again; in a transaction block, roll back first.")
+    }
+}

@@ -1,0 +1,89 @@
+//! What is still to come for what was sent.
+
+use crate::shards::ShardId;
+use crate::txn::Effect;
+use bytes::BytesMut;
+use smallvec::SmallVec;
+
+#[derive(Debug)]
+pub enum Reply {
+    /// made by pgweir
+    Local(BytesMut),
+    /// ReadyForQuery with the status of that moment
+    Ready,
+    Pending(Pending),
+}
+
+/// A reply that a server owes.
+#[derive(Debug)]
+pub struct Pending {
+    pub from: ShardId,
+    pub expect: Expect,
+    pub show: Show,
+    /// applied when the statement completes; for a simple message one per statement in it
+    pub effects: SmallVec<[Effect; 1]>,
+    /// statements of a simple message that completed
+    pub done: usize,
+    /// an ErrorResponse came
+    pub failed: bool,
+    /// not proved read-only: if the link dies now, nobody knows whether it happened
+    pub writes: bool,
+}
+
+/// What a reply consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// a simple message: anything up to ReadyForQuery
+    Query,
+    /// Parse, Bind and Execute of a statement that pgweir put in front
+    Injected,
+    Parse,
+    Bind,
+    /// ParameterDescription, then RowDescription or NoData
+    DescribeStatement,
+    DescribePortal,
+    Execute,
+    Close,
+    /// ReadyForQuery
+    Sync,
+}
+
+/// What of a reply the client sees. Errors of `Forward` and `Swallow` replies always reach it, unless `Silent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    Forward,
+    /// all but ReadyForQuery
+    WithoutReady,
+    Swallow,
+    /// not even errors: nothing depends on it
+    Silent,
+}
+
+impl Pending {
+    pub fn new(from: ShardId, expect: Expect) -> Self {
+        Pending {
+            from,
+            expect,
+            show: Show::Forward,
+            effects: SmallVec::new(),
+            done: 0,
+            failed: false,
+            writes: false,
+        }
+    }
+    pub fn swallowed(from: ShardId, expect: Expect) -> Self {
+        Pending { show: Show::Swallow, ..Self::new(from, expect) }
+    }
+    pub fn show(mut self, show: Show) -> Self {
+        self.show = show;
+        self
+    }
+    pub fn effect(mut self, effect: Option<Effect>) -> Self {
+        self.effects.extend(effect);
+        self
+    }
+    pub fn writes(mut self, writes: bool) -> Self {
+        self.writes = writes;
+        self
+    }
+}

@@ -1,0 +1,136 @@
+//! What happened in the open block that a shard must be told when it joins late: savepoints and settings, in order.
+
+use crate::txn::settings::{Settings, quoted_name};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    Savepoint(Box<str>),
+    /// `statement` is `None` for RESET
+    Set { name: Box<str>, statement: Option<Box<str>>, local: bool },
+    ResetAll,
+    /// SET TRANSACTION ...
+    Characteristics(Box<str>),
+}
+
+#[derive(Debug, Default)]
+pub struct Journal {
+    entries: Vec<Entry>,
+}
+
+impl Journal {
+    pub fn push(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+    pub fn clear(&mut self) {
+        self.entries.clear();
+    }
+    pub fn sets_anything(&self) -> bool {
+        self.entries.iter().any(|e| matches!(e, Entry::Set { .. } | Entry::ResetAll))
+    }
+
+    /// The youngest savepoint of that name, with all that came after it.
+    fn savepoint(&self, name: &str) -> Option<usize> {
+        self.entries.iter().rposition(|e| matches!(e, Entry::Savepoint(n) if **n == *name))
+    }
+    pub fn has_savepoint(&self, name: &str) -> bool {
+        self.savepoint(name).is_some()
+    }
+    /// RELEASE: the savepoint and the younger ones are gone, settings made since stay.
+    pub fn release(&mut self, name: &str) {
+        if let Some(at) = self.savepoint(name) {
+            let tail = self.entries.split_off(at);
+            self.entries.extend(tail.into_iter().filter(|e| !matches!(e, Entry::Savepoint(_))));
+        }
+    }
+    /// ROLLBACK TO: the savepoint stays, what came after it is undone.
+    pub fn rollback_to(&mut self, name: &str) {
+        if let Some(at) = self.savepoint(name) {
+            self.entries.truncate(at + 1);
+        }
+    }
+
+    /// Statements that bring a shard that has just begun to where the others are.
+    pub fn statements(&self) -> impl Iterator<Item = String> + '_ {
+        self.entries.iter().map(|e| match e {
+            Entry::Savepoint(name) => format!("SAVEPOINT {}", quoted_savepoint(name)),
+            Entry::Set { statement: Some(s), .. } => s.to_string(),
+            Entry::Set { name, statement: None, .. } => format!("RESET {}", quoted_name(name)),
+            Entry::ResetAll => "RESET ALL".into(),
+            Entry::Characteristics(s) => s.to_string(),
+        })
+    }
+
+    /// Settings as they are inside the block.
+    pub fn over(&self, base: &Settings) -> Settings {
+        self.fold(base, true)
+    }
+    /// Settings as they are after COMMIT.
+    pub fn lasting(&self, base: &Settings) -> Settings {
+        self.fold(base, false)
+    }
+
+    fn fold(&self, base: &Settings, with_local: bool) -> Settings {
+        let mut out = base.clone();
+        for e in &self.entries {
+            match e {
+                Entry::Set { local: true, .. } if !with_local => {}
+                Entry::Set { name, statement, .. } => out.set(name, statement.as_deref()),
+                Entry::ResetAll => out.reset_all(),
+                Entry::Savepoint(_) | Entry::Characteristics(_) => {}
+            }
+        }
+        out
+    }
+}
+
+fn quoted_savepoint(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, to: &str) -> Entry {
+        Entry::Set { name: name.into(), statement: Some(format!("SET {name} TO {to}").into()), local: false }
+    }
+
+    #[test]
+    fn rolling_back_to_a_savepoint_keeps_it_and_forgets_what_followed() {
+        let mut j = Journal::default();
+        j.push(set("a", "1"));
+        j.push(Entry::Savepoint("s".into()));
+        j.push(set("a", "2"));
+        j.rollback_to("s");
+        assert_eq!(j.statements().collect::<Vec<_>>(), ["SET a TO 1", "SAVEPOINT \"s\""]);
+        assert!(j.has_savepoint("s"));
+    }
+
+    #[test]
+    fn releasing_a_savepoint_keeps_its_settings() {
+        let mut j = Journal::default();
+        j.push(Entry::Savepoint("s".into()));
+        j.push(set("a", "2"));
+        j.push(Entry::Savepoint("t".into()));
+        j.release("s");
+        assert_eq!(j.statements().collect::<Vec<_>>(), ["SET a TO 2"]);
+    }
+
+    #[test]
+    fn a_younger_savepoint_of_the_same_name_is_meant_first() {
+        let mut j = Journal::default();
+        j.push(Entry::Savepoint("s".into()));
+        j.push(Entry::Savepoint("s".into()));
+        j.release("s");
+        assert!(j.has_savepoint("s"));
+    }
+
+    #[test]
+    fn local_settings_end_with_the_block() {
+        let mut j = Journal::default();
+        j.push(Entry::Set { name: "a".into(), statement: Some("SET LOCAL a TO 2".into()), local: true });
+        let base = Settings::default();
+        assert_eq!(j.over(&base).statement("a"), Some("SET LOCAL a TO 2"));
+        assert_eq!(j.lasting(&base).statement("a"), None);
+    }
+}

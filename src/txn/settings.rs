@@ -1,0 +1,222 @@
+//! What a session has set, in the order in which it was last set.
+//!
+//! A setting is kept as the statement that makes it, because only Postgres knows what a value means
+//! (`SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE`). Order matters: a role must come after what only the
+//! earlier role may set.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// (name, statement), oldest first. Shared with the links that have exactly these settings.
+pub type List = Vec<(Box<str>, Box<str>)>;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    list: Arc<List>,
+    /// what the start-up packet asked for: RESET goes back to it
+    start: Arc<List>,
+}
+
+impl Settings {
+    /// Settings that came with the start-up packet.
+    pub fn starting_with(list: List) -> Self {
+        let list = Arc::new(list);
+        Settings { start: list.clone(), list }
+    }
+    pub fn list(&self) -> &Arc<List> {
+        &self.list
+    }
+    /// The same session's settings as they were after start-up.
+    pub fn at_start(&self) -> Settings {
+        Settings { list: self.start.clone(), start: self.start.clone() }
+    }
+    /// The statement that last set `name`.
+    pub fn statement(&self, name: &str) -> Option<&str> {
+        self.list.iter().find(|(n, _)| &**n == name).map(|(_, s)| &**s)
+    }
+    /// `None` resets to the value at start-up.
+    pub fn set(&mut self, name: &str, statement: Option<&str>) {
+        let mut list = List::clone(&self.list);
+        list.retain(|(n, _)| &**n != name);
+        match statement {
+            Some(s) => list.push((name.into(), s.into())),
+            None => {
+                if let Some(s) = self.start.iter().find(|(n, _)| &**n == name) {
+                    list.push(s.clone());
+                }
+            }
+        }
+        self.list = if list == *self.start { self.start.clone() } else { Arc::new(list) };
+    }
+    /// RESET ALL leaves role and session authorization as they are.
+    pub fn reset_all(&mut self) {
+        let kept = self.list.iter().filter(|(n, _)| survives_reset_all(n)).cloned();
+        let list: List = self.start.iter().filter(|(n, _)| !survives_reset_all(n)).cloned().chain(kept).collect();
+        self.list = Arc::new(list);
+    }
+
+    /// Statements that bring a server session from `have` (`None`: unknown) to these settings.
+    pub fn difference(&self, have: Option<&Arc<List>>) -> Vec<Cow<'_, str>> {
+        let mut out = Vec::new();
+        let Some(have) = have else {
+            out.push("RESET SESSION AUTHORIZATION".into());
+            out.push("RESET ALL".into());
+            out.extend(self.list.iter().map(|(_, s)| Cow::Borrowed(&**s)));
+            return out;
+        };
+        if **have == *self.list {
+            return out;
+        }
+        let role_changes = |n: &str| survives_reset_all(n) && self.statement(n) != find(have, n);
+        if have.iter().chain(self.list.iter()).any(|(n, _)| role_changes(n)) {
+            // Another role may not be allowed what the first one was: begin from the login role.
+            return self.difference(None);
+        }
+        for (name, _) in have.iter().filter(|(n, _)| self.statement(n).is_none()) {
+            for reset in reset_statements(name) {
+                out.push(reset.into());
+            }
+        }
+        for (name, statement) in self.list.iter() {
+            if find(have, name) != Some(statement) {
+                out.push(Cow::Borrowed(statement));
+            }
+        }
+        out
+    }
+}
+
+fn find<'a>(list: &'a List, name: &str) -> Option<&'a str> {
+    list.iter().find(|(n, _)| &**n == name).map(|(_, s)| &**s)
+}
+
+fn survives_reset_all(name: &str) -> bool {
+    matches!(name, "role" | "session_authorization")
+}
+
+/// Name under which SET SESSION CHARACTERISTICS is kept: one statement, several parameters.
+pub const CHARACTERISTICS: &str = "session characteristics";
+
+fn reset_statements(name: &str) -> Vec<String> {
+    match name {
+        "role" => vec!["RESET ROLE".into()],
+        "session_authorization" => vec!["RESET SESSION AUTHORIZATION".into()],
+        CHARACTERISTICS => ["isolation", "read_only", "deferrable"]
+            .map(|p| format!("RESET default_transaction_{p}"))
+            .to_vec(),
+        _ => vec![format!("RESET {}", quoted_name(name))],
+    }
+}
+
+/// A parameter name as SET and RESET take it; each part of `extension.name` quoted where it must be.
+pub fn quoted_name(name: &str) -> String {
+    let part = |p: &str| {
+        let plain = p.bytes().enumerate().all(|(i, b)| {
+            b.is_ascii_lowercase() || b == b'_' || (i > 0 && (b.is_ascii_digit() || b == b'$'))
+        });
+        if plain && !p.is_empty() { p.to_owned() } else { format!("\"{}\"", p.replace('"', "\"\"")) }
+    };
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
+/// A SET statement for a parameter of the start-up packet, whose value is plain text.
+///
+/// `SELECT set_config(...)` would take a snapshot, after which BEGIN could not choose an isolation level.
+pub fn start_statement(name: &str, value: &str) -> Box<str> {
+    let name = name.to_ascii_lowercase();
+    let value = match name.as_str() {
+        // Lists of identifiers are one string in the packet and several in SET (guc.c, GUC_LIST_QUOTE).
+        "search_path" | "local_preload_libraries" | "session_preload_libraries" | "temp_tablespaces" => {
+            let names = identifier_list(value);
+            if names.is_empty() {
+                "''".to_owned()
+            } else {
+                names.iter().map(|n| quoted_value(n)).collect::<Vec<_>>().join(", ")
+            }
+        }
+        _ => quoted_value(value),
+    };
+    format!("SET {} TO {value}", quoted_name(&name)).into()
+}
+
+fn quoted_value(value: &str) -> String {
+    let doubled = value.replace('\'', "''");
+    if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+}
+
+/// A comma-separated list of identifiers, folded and unquoted as SplitIdentifierString does (varlena.c).
+pub fn identifier_list(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_ascii_whitespace() || *c == ',').is_some() {}
+        let mut name = String::new();
+        match chars.peek() {
+            None => return names,
+            Some('"') => {
+                chars.next();
+                while let Some(c) = chars.next() {
+                    if c == '"' && chars.next_if_eq(&'"').is_none() {
+                        break;
+                    }
+                    name.push(c);
+                }
+            }
+            Some(_) => {
+                while let Some(c) = chars.next_if(|c| *c != ',' && !c.is_ascii_whitespace()) {
+                    name.push(c.to_ascii_lowercase());
+                }
+            }
+        }
+        names.push(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Settings {
+        let mut s = Settings::default();
+        for (n, v) in pairs {
+            s.set(n, Some(v));
+        }
+        s
+    }
+
+    #[test]
+    fn the_difference_sets_what_is_missing_and_resets_what_is_too_much() {
+        let want = with(&[("work_mem", "SET work_mem TO '8MB'"), ("a.b", "SET a.b TO 1")]);
+        let have = with(&[("timezone", "SET timezone TO 'UTC'"), ("a.b", "SET a.b TO 1")]);
+        assert_eq!(want.difference(Some(have.list())), ["RESET timezone", "SET work_mem TO '8MB'"]);
+        assert!(want.difference(Some(want.list())).is_empty());
+    }
+
+    #[test]
+    fn unknown_settings_are_all_set_again() {
+        let want = with(&[("work_mem", "SET work_mem TO '8MB'")]);
+        assert_eq!(want.difference(None), ["RESET SESSION AUTHORIZATION", "RESET ALL", "SET work_mem TO '8MB'"]);
+    }
+
+    #[test]
+    fn reset_goes_back_to_the_start_up_packet() {
+        let mut s = Settings::starting_with(vec![("timezone".into(), "SET timezone TO 'UTC'".into())]);
+        s.set("timezone", Some("SET timezone TO 'CET'"));
+        s.set("timezone", None);
+        assert_eq!(s.statement("timezone"), Some("SET timezone TO 'UTC'"));
+    }
+
+    #[test]
+    fn a_change_of_role_starts_from_the_login_role() {
+        let want = with(&[("work_mem", "SET work_mem TO 1"), ("role", "SET ROLE a")]);
+        assert_eq!(want.difference(Some(&Arc::default()))[0], "RESET SESSION AUTHORIZATION");
+    }
+
+    #[test]
+    fn start_up_values_are_quoted() {
+        assert_eq!(&*start_statement("TimeZone", "O'Neill"), "SET timezone TO 'O''Neill'");
+        assert_eq!(&*start_statement("my.Var", "a\\b"), "SET my.var TO E'a\\\\b'");
+        assert_eq!(&*start_statement("search_path", "\"A b\", Pub"), "SET search_path TO 'A b', 'pub'");
+        assert_eq!(&*start_statement("search_path", ""), "SET search_path TO ''");
+    }
+}
