@@ -1,58 +1,349 @@
-//! The session itself, from AuthenticationOk to the last byte.
+//! The one loop of a session.
 
-use crate::error::Error;
+use crate::error::{Error, Result, SqlState};
+use crate::exec::{Run, Sink};
+use crate::plan::{Reading, Route, Snapshot};
+use crate::session::baseline::{self, Baseline};
+use crate::session::client::Client;
 use crate::session::database::Database;
-use crate::session::registry::Registration;
-use crate::session::{Greeted, Shutdown};
+use crate::session::extended::Extended;
+use crate::session::registry::{Registration, Watch};
+use crate::session::{Greeted, copy, extended, simple};
+use crate::shards::ShardId;
+use crate::sql::scan::{Hints, Scan};
+use crate::txn::{Txn, settings::Settings};
 use crate::wire::frame::{self, Limits};
-use crate::wire::{backend as reply, startup};
-use bytes::BytesMut;
-use std::io;
+use crate::wire::{backend, frontend};
+use bytes::Buf;
+use std::future::poll_fn;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::sync::watch;
 
-/// Serves one client until it leaves or must leave.
+/// Above this many bytes still to be sent to a link, the client is not listened to.
+const LINK_HIGH: usize = 256 * 1024;
+/// Pipelined input that is read ahead while replies are awaited, in bytes.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// One client that has logged in.
+pub struct Session {
+    pub(super) client: Client,
+    pub(super) database: Arc<Database>,
+    pub(super) user: Arc<str>,
+    pub(super) txn: Txn,
+    pub(super) run: Run,
+    pub(super) extended: Extended,
+    /// of the simple message being served
+    pub(super) scan: Scan,
+    pub(super) reading: Reading,
+    pub(super) hints: Hints,
+    /// the settings that `reading` and `hints` were made from
+    reading_version: u64,
+    baseline: Arc<Baseline>,
+    /// something was sent whose outcome decides what the next message means
+    pub(super) barrier: bool,
+    limits: Limits,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// a message of the client's at the front of its input (rows of COPY: any part of one)
+    Message,
+    /// nothing is owed to the client any more, and it has it all
+    Drained,
+    /// a link waits for COPY data, or nothing is owed
+    CopyStarted,
+    /// links take more
+    Room,
+}
+
+/// How waiting ended when it was not with what was waited for.
+#[derive(Debug)]
+pub(super) enum Gone {
+    /// the client closed its side or broke off
+    Client,
+    /// the client must be told this, and then goodbye
+    Fatal(Error),
+}
+
+impl From<std::io::Error> for Gone {
+    fn from(_: std::io::Error) -> Self {
+        Gone::Client
+    }
+}
+
+/// Serves a client that has logged in, until it or the server goes.
+///
+/// Sends ParameterStatus, BackendKeyData and ReadyForQuery first: they need a server's parameters.
 pub async fn serve(
-    mut greeted: Greeted,
+    greeted: Greeted,
     database: Arc<Database>,
     registration: Registration,
-    mut shutdown: watch::Receiver<Shutdown>,
+    mut shutdown: watch::Receiver<bool>,
 ) {
-    let _ = (&database, startup::PROTOCOL_3_0);
-    let mut out = BytesMut::new();
-    reply::parameter_status(&mut out, b"server_version", b"15.0");
-    reply::parameter_status(&mut out, b"client_encoding", b"UTF8");
-    reply::backend_key_data(&mut out, registration.entry.pid, &registration.entry.secret);
-    reply::ready_for_query(&mut out, b'I');
-    let refusing = async {
+    let peer = greeted.peer.clone();
+    let protocol = greeted.protocol;
+    let user = greeted.user.clone();
+    let entry = registration.entry.clone();
+    let mut client = Client::new(greeted.stream, greeted.input);
+    let settings = match baseline::start_settings(&greeted.parameters) {
+        Ok(settings) => settings,
+        Err(e) => return refuse(&mut client, &e).await,
+    };
+    let baseline = match baseline::of(&database, &user, &settings).await {
+        Ok(baseline) => baseline,
+        Err(e) => return refuse(&mut client, &e.fatal()).await,
+    };
+    for (name, value) in &baseline.reported {
+        backend::parameter_status(client.put(), name.as_bytes(), value.as_bytes());
+    }
+    *client.reported() = baseline.reported.clone();
+    backend::backend_key_data(client.put(), entry.pid, &entry.secret);
+    backend::ready_for_query(client.put(), b'I');
+    let running = Arc::new(Watch { entry, backends: database.backends.clone() });
+    let mut session = Session {
+        client,
+        txn: Txn::new(database.backends.clone(), user.clone(), running, settings),
+        run: Run::default(),
+        extended: Extended::default(),
+        scan: Scan::default(),
+        reading: baseline.reading(&user),
+        hints: Hints::default(),
+        reading_version: 0,
+        baseline,
+        barrier: false,
+        limits: Limits::CLIENT,
+        user,
+        database,
+    };
+    tracing::debug!(peer, protocol, user = %session.user, "session begins");
+    let end = session.run(&mut shutdown).await;
+    if let Gone::Fatal(e) = &end {
+        tracing::debug!(peer, error = %e, "session ends");
+        refuse(&mut session.client, e).await;
+    }
+    let busy = session.txn.abandon();
+    for target in busy {
+        session.database.backends.cancel(&target).await;
+    }
+    drop(registration);
+}
+
+/// Says why, and closes.
+async fn refuse(client: &mut Client, e: &Error) {
+    backend::error(client.put(), e);
+    let flushed = poll_fn(|cx| client.poll_flush(cx));
+    // A client that does not read its goodbye does not hold the task.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), flushed).await;
+}
+
+impl Session {
+    /// Message after message, until the end. Never returns otherwise.
+    pub(super) async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> Gone {
         loop {
-            greeted.stream.write_all_buf(&mut out).await?;
-            greeted.stream.flush().await?;
-            let Ok(header) = frame::header(&greeted.input, &Limits::CLIENT) else { return Ok(()) };
-            match header {
-                Some(h) if greeted.input.len() >= h.len => {
-                    let _ = greeted.input.split_to(h.len);
-                    match h.tag {
-                        b'X' => return Ok(()),
-                        b'Q' => {
-                            reply::error(&mut out, &Error::unsupported("this server answers no statements"));
-                            reply::ready_for_query(&mut out, b'I');
-                        }
-                        b'S' => reply::ready_for_query(&mut out, b'I'),
-                        _ => {}
-                    }
-                }
-                _ => {
-                    if greeted.stream.read_buf(&mut greeted.input).await? == 0 {
-                        return Ok::<(), io::Error>(());
-                    }
+            if let Err(gone) = self.message(shutdown).await {
+                return gone;
+            }
+        }
+    }
+
+    async fn message(&mut self, shutdown: &mut watch::Receiver<bool>) -> Result<(), Gone> {
+        if self.front(&self.limits)?.is_none() {
+            let may_leave = self.run.is_idle() && !self.txn.in_block() && self.extended.is_quiet();
+            tokio::select! {
+                biased;
+                done = self.drive(Until::Message) => done?,
+                _ = shutdown.wait_for(|down| *down), if may_leave => {
+                    return Err(Gone::Fatal(
+                        Error::client(SqlState::ADMIN_SHUTDOWN, "terminating connection: pgweir is shutting down")
+                            .hint("Connect again.").fatal(),
+                    ));
                 }
             }
         }
-    };
-    tokio::select! {
-        _ = refusing => {}
-        _ = shutdown.wait_for(|s| *s != Shutdown::Running) => {}
+        let Some(header) = frame::header(&self.client.input, &self.limits).map_err(Gone::Fatal)? else {
+            return Ok(());
+        };
+        let tag = header.tag;
+        if self.run.copy_in.is_some() && tag == b'd' {
+            return copy::data(self).await;
+        }
+        if self.client.input.len() < header.len {
+            // the rest of COPY data that nobody waits for any more
+            return copy::discard(self).await;
+        }
+        let len = header.len;
+        let done = match tag {
+            b'Q' => simple::query(self, len).await,
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => extended::message(self, tag, len).await,
+            b'c' | b'f' => copy::end(self, len).await,
+            // after a COPY that failed the client's data is still on its way
+            b'd' => Ok(()),
+            b'F' => simple::function_call(self, len).await,
+            b'X' => Err(Gone::Client),
+            _ => Err(Gone::Fatal(Error::protocol(format!("invalid frontend message type {tag}")))),
+        };
+        self.client.input.advance(len);
+        done
     }
+
+    /// The header of the message at the front, if all of it is there (or it is COPY data).
+    fn front(&self, limits: &Limits) -> Result<Option<frame::Header>, Gone> {
+        match frame::header(&self.client.input, limits) {
+            Ok(Some(h)) if self.client.input.len() >= h.len || h.tag == b'd' => Ok(Some(h)),
+            Ok(_) => Ok(None),
+            Err(e) => Err(Gone::Fatal(e)),
+        }
+    }
+
+    /// Moves bytes in all directions until `until` holds.
+    pub(super) async fn drive(&mut self, until: Until) -> Result<(), Gone> {
+        poll_fn(|cx| self.poll_drive(cx, until)).await
+    }
+
+    fn poll_drive(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<(), Gone>> {
+        loop {
+            self.run.poll(cx, &mut self.txn, &mut self.client)?;
+            let holds = match until {
+                Until::Message => self.front(&self.limits)?.is_some(),
+                Until::Drained => self.run.is_idle() && self.client.poll_flush(cx)?.is_ready(),
+                Until::CopyStarted => self.run.copy_in.is_some() || self.run.is_idle(),
+                Until::Room => self.txn.participants().iter().all(|p| p.link_ref().output.len() < LINK_HIGH),
+            };
+            if holds {
+                return Poll::Ready(Ok(()));
+            }
+            if self.run.is_idle() {
+                self.look_at_quiet_links(cx)?;
+            }
+            // While a message is served the one behind it may come in, within bounds; the end of the stream is noticed.
+            let listens = until == Until::Message || self.client.input.len() < READ_AHEAD;
+            if !listens {
+                return Poll::Pending;
+            }
+            match self.client.poll_fill(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
+            }
+        }
+    }
+
+    fn look_at_quiet_links(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
+        while let Some((shard, error)) = self.run.poll_quiet(cx, &mut self.txn, &mut self.client)? {
+            let pinned = self.txn.participant(shard).is_some_and(|p| p.link_ref().pinned);
+            self.txn.lost(shard);
+            if pinned {
+                return Err(Gone::Fatal(error.detail("The server held state of this session.").fatal()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all replies are in, asking the servers for those that they hold back until a Sync.
+    pub(super) async fn drain(&mut self) -> Result<(), Gone> {
+        if self.run.is_idle() {
+            return Ok(());
+        }
+        for shard in self.extended.group.iter() {
+            if let Some(p) = self.txn.participant(*shard) {
+                frontend::flush(&mut p.link().output);
+            }
+        }
+        self.drive(Until::Drained).await
+    }
+
+    /// Map, catalog and the meaning of names for the statement at hand.
+    pub(super) fn refresh(&mut self) -> Arc<Snapshot> {
+        if self.reading_version != self.txn.settings_version() {
+            self.reading_version = self.txn.settings_version();
+            let effective = self.txn.effective();
+            self.reading = self.baseline.reading_with(&self.user, &effective, &self.client);
+            self.hints = baseline::hints(&effective);
+        }
+        self.database.snapshot.load_full()
+    }
+
+    /// The shard of a route that has one now.
+    pub(super) fn settle_route(&self, route: Route, snapshot: &Snapshot) -> Result<ShardId> {
+        match route {
+            Route::Single(shard) => Ok(shard),
+            Route::Any | Route::Session => Ok(self.txn.nearest().unwrap_or(snapshot.map.default_shard)),
+            Route::Reject(e) => Err(e),
+            Route::Miss { .. } => Err(Error::internal("a directory entry was fetched and is still missing")),
+        }
+    }
+
+    /// The link of `shard` for a statement, with whatever must run on it first in front.
+    ///
+    /// Replies of other links are awaited before: what they are decides whether this statement runs at all.
+    pub(super) async fn enlist(&mut self, shard: ShardId, how: Enlist, snapshot: &Snapshot) -> Served<()> {
+        if !self.run.is_idle() && (!self.txn.holds(shard) || self.run.head() != Some(shard)) {
+            self.drain().await?;
+        }
+        if how.writes || self.txn.in_block() {
+            let name = |s: ShardId| snapshot.map.shard(s).name.to_string();
+            self.txn.admit(shard, how.writes, name)?;
+        }
+        let deadline = Instant::now() + self.database.options.checkout_timeout;
+        self.txn.lease(shard, deadline).await?;
+        let count = self.txn.enlist(shard, how.describe_only);
+        self.run.injected(shard, count);
+        if how.apart && count > 0 {
+            // What cannot run in a transaction cannot run behind injected statements either.
+            if let Some(p) = self.txn.participant(shard) {
+                frontend::sync(&mut p.link().output);
+                p.link().outstanding += 1;
+            }
+            let sync = crate::exec::reply::Pending::swallowed(shard, crate::exec::reply::Expect::Sync);
+            self.run.push(sync);
+            self.drive(Until::Drained).await?;
+            if !self.txn.holds(shard) {
+                self.txn.lease(shard, deadline).await?;
+            }
+        }
+        if how.writes && !how.describe_only {
+            if let Some(p) = self.txn.participant(shard) {
+                p.wrote = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a statement takes part.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Enlist {
+    pub writes: bool,
+    /// no BEGIN is sent: nothing runs
+    pub describe_only: bool,
+    /// must not stand behind other statements without a Sync between
+    pub apart: bool,
+}
+
+/// Errors of serving one message: the client's to see, or the end.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Error(Error),
+    Gone(Gone),
+}
+pub(super) type Served<T> = std::result::Result<T, Trouble>;
+
+impl From<Error> for Trouble {
+    fn from(e: Error) -> Self {
+        Trouble::Error(e)
+    }
+}
+impl From<Gone> for Trouble {
+    fn from(g: Gone) -> Self {
+        Trouble::Gone(g)
+    }
+}
+
+/// The settings a session starts with, when it has none.
+pub(super) fn at_start(settings: &Settings) -> Settings {
+    settings.at_start()
 }

@@ -1,0 +1,354 @@
+//! What a session starts with: settings from its start-up packet, and what a server reports under them.
+//!
+//! A server is asked once per user and set of start-up settings; the answer serves all later sessions that start
+//! the same way, until a link reports something else.
+
+use crate::backend::link::Link;
+use crate::backend::pool::PoolKey;
+use crate::error::{Error, Result, SqlState};
+use crate::plan::Reading;
+use crate::session::client::Client;
+use crate::session::database::Database;
+use crate::sql::scan::Hints;
+use crate::txn::inject;
+use crate::txn::settings::{List, Settings, identifier_list, start_statement};
+use crate::wire::backend::{DataRow, ErrorFields, ParameterStatus};
+use crate::wire::frame::{self, Limits};
+use crate::wire::frontend;
+use bytes::Buf;
+use dashmap::DashMap;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Remembered answers; beyond this all are forgotten and asked again.
+const REMEMBERED: usize = 1024;
+
+/// Answers by user and start-up settings.
+#[derive(Debug, Default)]
+pub struct Baselines {
+    known: DashMap<(Arc<str>, Arc<List>), Arc<Baseline>>,
+}
+
+impl Baselines {
+    /// After a reload, or when a role's settings may have changed.
+    pub fn forget(&self) {
+        self.known.clear();
+    }
+}
+
+#[derive(Debug)]
+pub struct Baseline {
+    /// ParameterStatus
+    pub reported: BTreeMap<String, String>,
+    /// SHOW search_path
+    search_path: String,
+}
+
+impl Baseline {
+    pub fn reading(&self, user: &Arc<str>) -> Reading {
+        Reading {
+            search_path: resolve(&identifier_list(&self.search_path), user),
+            role: user.clone(),
+            standard_conforming_strings: self.value("standard_conforming_strings") != Some("off"),
+            date_style: self.value("DateStyle").unwrap_or("ISO, MDY").into(),
+            time_zone: self.value("TimeZone").unwrap_or("UTC").into(),
+        }
+    }
+
+    /// The same with what the session has set since.
+    pub fn reading_with(&self, user: &Arc<str>, settings: &Settings, client: &Client) -> Reading {
+        let role = ["role", "session_authorization"]
+            .iter()
+            .find_map(|n| settings.statement(n))
+            .and_then(|s| values(s).pop())
+            .map_or_else(|| user.clone(), Arc::from);
+        let path = match settings.statement("search_path") {
+            Some(statement) => values(statement),
+            None => identifier_list(&self.search_path),
+        };
+        let value = |name: &str| client.reported_value(name).or(self.value(name));
+        Reading {
+            search_path: resolve(&path, &role),
+            role,
+            standard_conforming_strings: value("standard_conforming_strings") != Some("off"),
+            date_style: value("DateStyle").unwrap_or("ISO, MDY").into(),
+            time_zone: value("TimeZone").unwrap_or("UTC").into(),
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.reported.get(name).map(String::as_str)
+    }
+}
+
+fn resolve(path: &[String], user: &Arc<str>) -> Arc<[Arc<str>]> {
+    path.iter().map(|n| if n == "$user" { user.clone() } else { Arc::from(n.as_str()) }).collect()
+}
+
+/// The values of a SET statement: identifiers folded, strings unquoted.
+fn values(statement: &str) -> Vec<String> {
+    let lower = statement.to_ascii_lowercase();
+    let from = [" to ", "=", " schema ", " role ", " authorization "]
+        .iter()
+        .filter_map(|w| lower.find(w).map(|at| at + w.len()))
+        .min()
+        .unwrap_or(lower.len());
+    let mut out = Vec::new();
+    let mut rest = statement[from..].trim();
+    while !rest.is_empty() {
+        let (value, after) = match rest.as_bytes()[0] {
+            b'\'' => quoted(rest, '\''),
+            b'"' => quoted(rest, '"'),
+            _ => {
+                let end = rest.find([',', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
+                (rest[..end].to_ascii_lowercase(), &rest[end..])
+            }
+        };
+        out.push(value);
+        rest = after.trim_start().trim_start_matches(',').trim_start();
+    }
+    out.retain(|v| !v.is_empty());
+    out
+}
+
+fn quoted(text: &str, quote: char) -> (String, &str) {
+    let mut value = String::new();
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        if c == quote {
+            if chars.next_if(|(_, n)| *n == quote).is_none() {
+                return (value, &text[at + c.len_utf8()..]);
+            }
+        }
+        value.push(c);
+    }
+    (value, "")
+}
+
+/// `SET pgweir.shard`, `.key`, `.keyspace`, `.role`.
+pub fn hints(settings: &Settings) -> Hints {
+    let value = |name: &str| settings.statement(name).map(values).filter(|v| !v.is_empty());
+    let one = |name: &str| value(name).and_then(|mut v| v.pop());
+    Hints {
+        shard: one("pgweir.shard"),
+        key: value("pgweir.key").unwrap_or_default(),
+        keyspace: one("pgweir.keyspace"),
+        role: one("pgweir.role"),
+        ..Hints::default()
+    }
+}
+
+/// Settings asked for in the start-up packet, `options` taken apart (manual, "libpq: options").
+pub fn start_settings(parameters: &[(String, String)]) -> Result<Settings> {
+    let mut list: List = Vec::new();
+    let mut set = |name: &str, value: &str| {
+        let name: Box<str> = name.to_ascii_lowercase().replace('-', "_").into();
+        list.retain(|(n, _)| *n != name);
+        let statement = start_statement(&name, value);
+        list.push((name, statement));
+    };
+    for (name, value) in parameters.iter().filter(|(n, _)| n == "options") {
+        let _ = name;
+        for (name, value) in options(value)? {
+            set(&name, &value);
+        }
+    }
+    for (name, value) in parameters.iter().filter(|(n, _)| n != "options") {
+        set(name, value);
+    }
+    Ok(Settings::starting_with(list))
+}
+
+/// `-c name=value`, `-cname=value`, `--name=value`; a backslash takes the next character as it is.
+fn options(text: &str) -> Result<Vec<(String, String)>> {
+    let mut words = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, words.last_mut()) {
+            ('\\', Some(word)) => word.extend(chars.next()),
+            (c, Some(word)) if c.is_whitespace() => {
+                if !word.is_empty() {
+                    words.push(String::new());
+                }
+            }
+            (c, Some(word)) => word.push(c),
+            (_, None) => {}
+        }
+    }
+    let mut out = Vec::new();
+    let mut words = words.into_iter().filter(|w| !w.is_empty());
+    while let Some(word) = words.next() {
+        let setting = if let Some(long) = word.strip_prefix("--") {
+            long.to_owned()
+        } else if word == "-c" {
+            words.next().unwrap_or_default()
+        } else if let Some(short) = word.strip_prefix("-c") {
+            short.to_owned()
+        } else {
+            return Err(refused_option(&word));
+        };
+        let Some((name, value)) = setting.split_once('=') else { return Err(refused_option(&word)) };
+        out.push((name.trim().to_owned(), value.to_owned()));
+    }
+    Ok(out)
+}
+
+fn refused_option(word: &str) -> Error {
+    Error::client(SqlState::FEATURE_NOT_SUPPORTED, format!("the start-up option \"{word}\" is not served"))
+        .hint("Write settings as -c name=value or --name=value.")
+        .fatal()
+}
+
+/// What a server reports under these settings. Any shard can be asked: the default one first, then the others.
+pub async fn of(database: &Database, user: &Arc<str>, settings: &Settings) -> Result<Arc<Baseline>> {
+    let key = (user.clone(), settings.list().clone());
+    if let Some(known) = database.baselines.known.get(&key).map(|k| k.value().clone()) {
+        return Ok(known);
+    }
+    let snapshot = database.snapshot.load_full();
+    let default = snapshot.map.default_shard;
+    let others = (0..snapshot.map.shards.len()).map(|i| crate::shards::ShardId(i as u16)).filter(|s| *s != default);
+    let mut first_error = None;
+    for shard in std::iter::once(default).chain(others) {
+        match ask(database, user, settings, shard).await {
+            Ok(baseline) => {
+                let baseline = Arc::new(baseline);
+                if database.baselines.known.len() >= REMEMBERED {
+                    database.baselines.known.clear();
+                }
+                database.baselines.known.insert(key, baseline.clone());
+                return Ok(baseline);
+            }
+            // A setting that a server refuses, it refuses everywhere.
+            Err(e) if e.source() == crate::error::Source::Client => return Err(e),
+            Err(e) => {
+                first_error.get_or_insert(e);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| Error::internal("a database without shards")))
+}
+
+async fn ask(
+    database: &Database,
+    user: &Arc<str>,
+    settings: &Settings,
+    shard: crate::shards::ShardId,
+) -> Result<Baseline> {
+    let deadline = Instant::now() + database.options.checkout_timeout;
+    let pool = database.backends.pool(&PoolKey { shard, user: user.clone() })?;
+    let mut lease = pool.acquire(deadline).await?;
+    let timeout = deadline.saturating_duration_since(Instant::now());
+    let answer = tokio::time::timeout(timeout, show_search_path(&mut lease, settings)).await;
+    match answer {
+        Ok(Ok(search_path)) => {
+            lease.applied = Some(settings.list().clone());
+            Ok(Baseline { reported: lease.parameters.clone(), search_path })
+        }
+        Ok(Err(e)) => {
+            lease.applied = None;
+            Err(e)
+        }
+        Err(_) => {
+            lease.broken = true;
+            Err(Error::shard(SqlState::CONNECTION_FAILURE, &*lease.shard_name, "the server does not answer"))
+        }
+    }
+}
+
+/// Brings a link to `settings` and reads its effective search_path.
+async fn show_search_path(link: &mut Link, settings: &Settings) -> Result<String> {
+    for statement in settings.difference(link.applied.as_ref()) {
+        inject(&mut link.output, &statement);
+    }
+    inject(&mut link.output, "SHOW search_path");
+    frontend::sync(&mut link.output);
+    link.outstanding += 1;
+    link.statements.remove("");
+    let mut path = String::new();
+    let mut error = None;
+    loop {
+        let header = match frame::header(&link.input, &Limits::SERVER)? {
+            Some(h) if link.input.len() >= h.len => h,
+            _ => {
+                let read = poll_fn(|cx| {
+                    if let std::task::Poll::Ready(Err(e)) = link.poll_flush(cx) {
+                        return std::task::Poll::Ready(Err(e));
+                    }
+                    link.poll_fill(cx)
+                })
+                .await;
+                match read {
+                    Ok(n) if n > 0 => continue,
+                    _ => {
+                        link.broken = true;
+                        let lost = "the server closed the connection while a session began";
+                        return Err(Error::shard(SqlState::CONNECTION_FAILURE, &*link.shard_name, lost));
+                    }
+                }
+            }
+        };
+        let body = &link.input[frame::HEADER..header.len];
+        let mut done = false;
+        match header.tag {
+            b'D' => {
+                if let Some(Some(value)) = DataRow::parse(body)?.iter().next() {
+                    path = String::from_utf8_lossy(value).into_owned();
+                }
+            }
+            b'S' => {
+                let status = ParameterStatus::parse(body)?;
+                let name = String::from_utf8_lossy(status.name).into_owned();
+                let value = String::from_utf8_lossy(status.value).into_owned();
+                link.parameters.insert(name, value);
+            }
+            b'E' => {
+                let fields = ErrorFields::parse(body)?;
+                let text = String::from_utf8_lossy(fields.message()).into_owned();
+                error = Some(if fields.is_fatal() {
+                    fields.to_error(&link.shard_name)
+                } else {
+                    Error::client(fields.sqlstate(), text)
+                });
+            }
+            b'Z' => {
+                link.status = body.first().copied().unwrap_or(b'I');
+                link.outstanding = link.outstanding.saturating_sub(1);
+                done = true;
+            }
+            _ => {}
+        }
+        link.input.advance(header.len);
+        if done {
+            return match error {
+                Some(e) => Err(e),
+                None => Ok(path),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_set_statements() {
+        let path = |s: &str| values(s);
+        assert_eq!(path("SET search_path TO a, \"B c\", 'D'"), ["a", "B c", "D"]);
+        assert_eq!(path("set search_path=A"), ["a"]);
+        assert_eq!(path("SET SCHEMA 'x''y'"), ["x'y"]);
+        assert!(path("SET search_path TO ''").is_empty());
+        assert_eq!(path("SET ROLE \"Bob\""), ["Bob"]);
+    }
+
+    #[test]
+    fn options_are_taken_apart() {
+        let got = options(r"-c geqo=off -cwork_mem=4MB --search-path=a,\ b").unwrap_or_default();
+        let want = [("geqo", "off"), ("work_mem", "4MB"), ("search-path", "a, b")];
+        assert_eq!(got, want.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        assert!(options("-x").is_err());
+    }
+}

@@ -1,0 +1,340 @@
+//! Transaction control and settings: what pgweir must follow itself, in either protocol.
+
+use crate::error::{Error, SqlState};
+use crate::exec::reply::{Expect, Pending, Show};
+use crate::plan::{Snapshot, Template};
+use crate::session::run::{Enlist, Served, Session};
+use crate::shards::ShardId;
+use crate::sql::class::{Class, Isolation, Modes, SetScope};
+use crate::txn::{Begin, Block, Effect, aborted, inject, settings::CHARACTERISTICS};
+use crate::wire::backend::{self, Level};
+use crate::wire::frontend;
+use std::sync::Arc;
+
+/// What a statement is to the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    Begin(Begin),
+    /// with the tag that the client is told
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint(Box<str>),
+    Release(Box<str>),
+    RollbackTo(Box<str>),
+    /// settings: run by a server, then noted
+    Set(Effect),
+    DiscardAll,
+    /// DEALLOCATE of a statement, or of all
+    Deallocate(Option<Box<str>>),
+}
+
+/// `None`: a statement to be routed.
+pub fn of(template: &Template, text: &str) -> Option<Control> {
+    Some(match &template.class {
+        Class::Begin(modes) => Control::Begin(begin(modes, text)),
+        Class::Commit { chain } => Control::Commit { chain: *chain },
+        Class::Rollback { chain } => Control::Rollback { chain: *chain },
+        Class::Savepoint(name) => Control::Savepoint(name.as_str().into()),
+        Class::Release(name) => Control::Release(name.as_str().into()),
+        Class::RollbackTo(name) => Control::RollbackTo(name.as_str().into()),
+        Class::Set { scope, name, value } => {
+            let reset = value.trim().eq_ignore_ascii_case("default");
+            Control::Set(Effect::Set {
+                name: name.as_str().into(),
+                statement: (!reset).then(|| text.into()),
+                local: *scope == SetScope::Local,
+            })
+        }
+        Class::SetTransaction { session: true } => Control::Set(Effect::Set {
+            name: CHARACTERISTICS.into(),
+            statement: Some(text.into()),
+            local: false,
+        }),
+        Class::SetTransaction { session: false } => Control::Set(Effect::Characteristics {
+            statement: text.into(),
+            one_snapshot: asks_for_one_snapshot(text),
+        }),
+        Class::Reset(Some(name)) => {
+            Control::Set(Effect::Set { name: name.as_str().into(), statement: None, local: false })
+        }
+        Class::Reset(None) => Control::Set(Effect::ResetAll),
+        Class::Discard(what) if what == "ALL" => Control::DiscardAll,
+        Class::Deallocate(name) => Control::Deallocate(name.as_deref().map(Into::into)),
+        _ => return None,
+    })
+}
+
+fn begin(modes: &Modes, text: &str) -> Begin {
+    let one_snapshot = matches!(modes.isolation, Some(Isolation::RepeatableRead | Isolation::Serializable));
+    Begin { text: text.into(), one_snapshot, implicit: false }
+}
+
+/// SET TRANSACTION ISOLATION LEVEL REPEATABLE READ or SERIALIZABLE, or a snapshot that was exported.
+fn asks_for_one_snapshot(text: &str) -> bool {
+    let upper = text.to_ascii_uppercase();
+    ["REPEATABLE", "SERIALIZABLE", "SNAPSHOT"].iter().any(|w| upper.contains(w))
+}
+
+impl Control {
+    /// The command tag, when pgweir answers itself.
+    pub fn tag(&self, text: &str) -> &'static str {
+        match self {
+            Control::Begin(_) => {
+                let word = text.trim_start().get(..5).unwrap_or("");
+                if word.eq_ignore_ascii_case("start") { "START TRANSACTION" } else { "BEGIN" }
+            }
+            Control::Commit { .. } => "COMMIT",
+            Control::Rollback { .. } | Control::RollbackTo(_) => "ROLLBACK",
+            Control::Savepoint(_) => "SAVEPOINT",
+            Control::Release(_) => "RELEASE",
+            Control::Set(Effect::Set { statement: None, .. } | Effect::ResetAll) => "RESET",
+            Control::Set(_) => "SET",
+            Control::DiscardAll => "DISCARD ALL",
+            Control::Deallocate(None) => "DEALLOCATE ALL",
+            Control::Deallocate(Some(_)) => "DEALLOCATE",
+        }
+    }
+
+    /// What it does once it has completed.
+    pub fn effect(&self) -> Option<Effect> {
+        Some(match self {
+            Control::Begin(begin) => Effect::Begin(begin.clone()),
+            Control::Commit { chain } => Effect::Commit { chain: *chain },
+            Control::Rollback { chain } => Effect::Rollback { chain: *chain },
+            Control::Savepoint(name) => Effect::Savepoint(name.clone()),
+            Control::Release(name) => Effect::Release(name.clone()),
+            Control::RollbackTo(name) => Effect::RollbackTo(name.clone()),
+            Control::Set(effect) => effect.clone(),
+            Control::DiscardAll | Control::Deallocate(_) => return None,
+        })
+    }
+}
+
+/// In which protocol a statement came, and so in which its replies must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// a Query message, or one statement of several in it
+    Simple { ready: bool },
+    /// Execute
+    Extended,
+}
+
+/// Runs one control statement.
+pub(super) async fn execute(
+    s: &mut Session,
+    control: &Control,
+    text: &str,
+    voice: Voice,
+    snapshot: &Arc<Snapshot>,
+) -> Served<()> {
+    s.drain().await?;
+    if s.run.skipping {
+        return Ok(());
+    }
+    s.barrier = true;
+    let tag = control.tag(text);
+    if s.txn.failed() && !ends_failure(control) {
+        return Err(aborted().into());
+    }
+    match control {
+        Control::Begin(begin) => {
+            match s.txn.block() {
+                Block::None => s.txn.open(begin.clone()),
+                Block::Open(open) if open.implicit => s.txn.make_explicit(),
+                Block::Open(_) | Block::Failed(_) => {
+                    warn(s, SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
+                }
+            }
+            answer(s, tag, voice);
+        }
+        Control::Commit { chain } | Control::Rollback { chain } => {
+            let commit = matches!(control, Control::Commit { .. });
+            let outside = match s.txn.block() {
+                Block::None => true,
+                Block::Open(b) | Block::Failed(b) => b.implicit,
+            };
+            if outside && *chain {
+                return Err(only_in_blocks(&format!("{tag} AND CHAIN")).into());
+            }
+            if outside {
+                warn(s, SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+            }
+            end(s, commit, *chain, Some(voice));
+        }
+        Control::Savepoint(name) | Control::Release(name) | Control::RollbackTo(name) => {
+            let word = match control {
+                Control::Savepoint(_) => "SAVEPOINT",
+                Control::Release(_) => "RELEASE SAVEPOINT",
+                _ => "ROLLBACK TO SAVEPOINT",
+            };
+            match s.txn.block() {
+                Block::Open(b) | Block::Failed(b) if !b.implicit => {}
+                _ => return Err(only_in_blocks(word).into()),
+            }
+            if !matches!(control, Control::Savepoint(_)) && !s.txn.has_savepoint(name) {
+                let missing = format!("savepoint \"{name}\" does not exist");
+                return Err(Error::client(SqlState(*b"3B001"), missing).into());
+            }
+            everywhere(s, control, text, voice);
+        }
+        Control::Set(effect) => {
+            if s.txn.began().is_empty() {
+                let shard = s.txn.nearest().unwrap_or(snapshot.map.default_shard);
+                s.enlist(shard, Enlist::default(), snapshot).await?;
+                main(s, shard, text, voice, Some(effect.clone()));
+            } else {
+                everywhere(s, control, text, voice);
+            }
+        }
+        Control::DiscardAll => {
+            if s.txn.in_block() {
+                let refused = "DISCARD ALL cannot run inside a transaction block";
+                return Err(Error::client(SqlState::ACTIVE_SQL_TRANSACTION, refused).into());
+            }
+            s.txn.discard();
+            s.extended.forget();
+            // A server is asked for nothing but what it reports of the settings.
+            let shard = snapshot.map.default_shard;
+            s.enlist(shard, Enlist { apart: true, ..Enlist::default() }, snapshot).await?;
+            s.drain().await?;
+            s.txn.release(shard);
+            answer(s, tag, voice);
+        }
+        Control::Deallocate(Some(name)) => {
+            if s.extended.deallocate(name) {
+                answer(s, tag, voice);
+            } else if let Some(shard) = s.txn.nearest() {
+                // made by SQL on the link that this session holds
+                main(s, shard, text, voice, None);
+            } else {
+                let missing = format!("prepared statement \"{name}\" does not exist");
+                return Err(Error::client(SqlState::INVALID_SQL_STATEMENT_NAME, missing).into());
+            }
+        }
+        Control::Deallocate(None) => {
+            s.extended.forget_statements();
+            for shard in s.txn.shards() {
+                if let Some(p) = s.txn.participant(shard) {
+                    p.link().statements.clear();
+                }
+                aside(s, shard, text, voice);
+            }
+            answer(s, tag, voice);
+        }
+    }
+    Ok(())
+}
+
+/// Ends the block that pgweir made around the statements of one message; only errors are shown.
+pub(super) fn end_implicit(s: &mut Session) {
+    end(s, true, false, None);
+}
+
+fn ends_failure(control: &Control) -> bool {
+    matches!(control, Control::Commit { .. } | Control::Rollback { .. } | Control::RollbackTo(_))
+}
+
+fn only_in_blocks(what: &str) -> Error {
+    Error::client(SqlState::NO_ACTIVE_SQL_TRANSACTION, format!("{what} can only be used in transaction blocks"))
+}
+
+fn warn(s: &mut Session, sqlstate: SqlState, text: &str) {
+    let warning = Error::client(sqlstate, text);
+    s.run.local(|out| backend::notice(out, Level::Warning, &warning));
+}
+
+/// CommandComplete of pgweir's own.
+fn answer(s: &mut Session, tag: &str, voice: Voice) {
+    s.run.local(|out| backend::command_complete(out, tag));
+    if voice == (Voice::Simple { ready: true }) {
+        s.run.ready();
+    }
+}
+
+/// COMMIT or ROLLBACK on all participants; the one that wrote comes last and answers (if there is a voice to answer in).
+fn end(s: &mut Session, commit: bool, chain: bool, voice: Option<Voice>) {
+    // What pgweir refused has failed the block without the servers' knowing.
+    let commit_there = commit && !s.txn.failed();
+    let tag = if commit_there { "COMMIT" } else { "ROLLBACK" };
+    let effect = if commit_there { Effect::Commit { chain } } else { Effect::Rollback { chain } };
+    let Some((last, others)) = s.txn.closing_order() else {
+        s.txn.apply(&effect, tag.as_bytes(), None);
+        if let Some(voice) = voice {
+            answer(s, tag, voice);
+        }
+        return;
+    };
+    let text = if chain { format!("{tag} AND CHAIN") } else { tag.to_owned() };
+    for shard in others {
+        s.txn.leaves(shard, chain);
+        aside(s, shard, &text, voice.unwrap_or(Voice::Simple { ready: false }));
+    }
+    match voice {
+        Some(voice) => main(s, last, &text, voice, Some(effect)),
+        None => {
+            let pending = Pending::swallowed(last, Expect::Query).effect(Some(effect));
+            send_text(s, last, &text, pending);
+        }
+    }
+}
+
+/// The same statement on all participants; the first answers.
+fn everywhere(s: &mut Session, control: &Control, text: &str, voice: Voice) {
+    let began = s.txn.began();
+    let Some((first, others)) = began.split_first() else {
+        if let Some(effect) = control.effect() {
+            s.txn.apply(&effect, b"", None);
+        }
+        return answer(s, control.tag(text), voice);
+    };
+    for shard in others {
+        aside(s, *shard, text, voice);
+    }
+    main(s, *first, text, voice, control.effect());
+}
+
+/// The participant whose replies the client sees.
+fn main(s: &mut Session, shard: ShardId, text: &str, voice: Voice, effect: Option<Effect>) {
+    match voice {
+        Voice::Simple { ready } => {
+            let show = if ready { Show::Forward } else { Show::WithoutReady };
+            send_text(s, shard, text, Pending::new(shard, Expect::Query).show(show).effect(effect));
+        }
+        Voice::Extended => send_extended(s, shard, text, Show::Forward, effect),
+    }
+}
+
+/// A participant that does the same, unseen.
+fn aside(s: &mut Session, shard: ShardId, text: &str, voice: Voice) {
+    match voice {
+        Voice::Simple { .. } => {
+            send_text(s, shard, text, Pending::new(shard, Expect::Query).show(Show::Silent));
+        }
+        Voice::Extended => send_extended(s, shard, text, Show::Silent, None),
+    }
+}
+
+/// Sends one statement as a Query message of its own.
+pub(super) fn send_text(s: &mut Session, shard: ShardId, text: &str, pending: Pending) {
+    if let Some(p) = s.txn.participant(shard) {
+        let link = p.link();
+        link.statements.remove("");
+        frontend::query(&mut link.output, text.as_bytes());
+        link.outstanding += 1;
+    }
+    s.run.push(pending);
+}
+
+/// Parse, Bind, Execute of a statement that the client has parsed and bound with pgweir only.
+fn send_extended(s: &mut Session, shard: ShardId, text: &str, show: Show, effect: Option<Effect>) {
+    let unseen = if show == Show::Silent { Show::Silent } else { Show::Swallow };
+    s.extended.joins(&mut s.txn, shard);
+    if let Some(p) = s.txn.participant(shard) {
+        let link = p.link();
+        link.statements.remove("");
+        inject(&mut link.output, text);
+    }
+    s.run.push(Pending::new(shard, Expect::Parse).show(unseen));
+    s.run.push(Pending::new(shard, Expect::Bind).show(unseen));
+    s.run.push(Pending::new(shard, Expect::Execute).show(show).effect(effect));
+}

@@ -1,0 +1,584 @@
+//! The extended protocol: Parse, Bind, Describe, Execute, Close, Flush, Sync.
+//!
+//! A Parse waits until it is known which link it is for: the Bind behind it says so by its values, and anything else
+//! (Describe, Flush, Sync) sends it to a link that can describe it. Replies keep the client's order, because
+//! they are queued in the order in which messages are served. A pipeline that stays on one shard streams; where it
+//! changes the shard, what was sent is awaited first, so that nothing runs behind an error.
+
+use crate::error::{Error, Result, SqlState};
+use crate::exec::reply::{Expect, ParseNote, Pending};
+use crate::plan::{Params, Route, Snapshot, Statement, Template};
+use crate::session::control::{self, Control, Voice};
+use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
+use crate::session::simple::{how, merged, not_utf8, pin};
+use crate::session::statements::{Identity, Prepared};
+use crate::shards::ShardId;
+use crate::sql::class::Class;
+use crate::sql::scan::Scan;
+use crate::txn::{Effect, Txn, aborted};
+use crate::wire::backend;
+use crate::wire::frame::HEADER;
+use crate::wire::frontend::{self, Target};
+use bytes::BufMut;
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Statements that one link keeps prepared; beyond this others are closed.
+const PER_LINK: usize = 512;
+
+type Name = SmallVec<[u8; 24]>;
+
+/// What the extended protocol keeps between messages.
+#[derive(Default)]
+pub struct Extended {
+    /// by the client's name; the unnamed one under ""
+    statements: HashMap<Name, Prepared, foldhash::fast::RandomState>,
+    portals: HashMap<Name, Portal, foldhash::fast::RandomState>,
+    /// parsed by the client and not sent yet, in order
+    deferred: SmallVec<[Name; 1]>,
+    /// links that got messages since the last Sync
+    pub(super) group: SmallVec<[ShardId; 2]>,
+    /// pgweir refused a message since the last Sync
+    pub(super) refused: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Portal {
+    On { shard: ShardId, template: Arc<Template> },
+    /// served by pgweir
+    Control { control: Control, text: Box<str> },
+}
+
+impl Extended {
+    /// Nothing was begun that a Sync must end.
+    pub fn is_quiet(&self) -> bool {
+        self.deferred.is_empty() && self.group.is_empty()
+    }
+    /// DISCARD ALL
+    pub fn forget(&mut self) {
+        self.forget_statements();
+        self.portals.clear();
+    }
+    pub fn forget_statements(&mut self) {
+        self.statements.clear();
+        self.deferred.clear();
+    }
+    /// DEALLOCATE of a statement that was prepared by the protocol. False: there is none of that name.
+    pub fn deallocate(&mut self, name: &str) -> bool {
+        self.deferred.retain(|d| d.as_slice() != name.as_bytes());
+        self.statements.remove(name.as_bytes()).is_some()
+    }
+    /// A link gets its first message since the last Sync: one ReadyForQuery is owed.
+    pub fn joins(&mut self, txn: &mut Txn, shard: ShardId) {
+        if !self.group.contains(&shard) {
+            self.group.push(shard);
+            if let Some(p) = txn.participant(shard) {
+                p.link().outstanding += 1;
+            }
+        }
+    }
+}
+
+/// Serves one message of `len` bytes at the front of the input.
+pub(super) async fn message(s: &mut Session, tag: u8, len: usize) -> Result<(), Gone> {
+    if s.run.skipping && tag != b'S' {
+        return Ok(());
+    }
+    if s.barrier && tag != b'S' {
+        s.drain().await?;
+        s.barrier = false;
+        if s.run.skipping {
+            return Ok(());
+        }
+    }
+    let served = match tag {
+        b'P' => parse(s, len),
+        b'B' => bind(s, len).await,
+        b'D' => describe(s, len).await,
+        b'E' => execute(s, len).await,
+        b'C' => close(s, len).await,
+        b'H' => flush(s, len).await,
+        _ => return sync(s, len).await,
+    };
+    match served {
+        Ok(()) => {}
+        Err(Trouble::Gone(gone)) => return Err(gone),
+        Err(Trouble::Error(e)) if e.is_fatal() => return Err(Gone::Fatal(e)),
+        Err(Trouble::Error(e)) => refuse(s, &e),
+    }
+    if s.run.len() > 1000 {
+        s.drain().await?;
+    }
+    s.drive(Until::Room).await
+}
+
+/// An error of pgweir's own: what follows is skipped until Sync.
+fn refuse(s: &mut Session, e: &Error) {
+    // Statements that were parsed before and that no server has seen: the client is owed their ParseComplete.
+    for name in std::mem::take(&mut s.extended.deferred) {
+        if let Some(p) = s.extended.statements.get(&name) {
+            p.confirmed.store(true, Ordering::Relaxed);
+            s.run.local(backend::parse_complete);
+        }
+    }
+    s.run.error(e);
+    s.txn.fail();
+    s.run.skipping = true;
+    s.extended.refused = true;
+}
+
+fn parse(s: &mut Session, len: usize) -> Served<()> {
+    let snapshot = s.refresh();
+    let view = frontend::Parse::parse(&s.client.input[HEADER..len])?;
+    let name = Name::from_slice(view.name);
+    if !name.is_empty() && statement(&mut s.extended, s.run.is_idle(), &name).is_some() {
+        return Err(Error::client(
+            SqlState::DUPLICATE_PREPARED_STATEMENT,
+            format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name)),
+        )
+        .into());
+    }
+    let text = std::str::from_utf8(view.query).map_err(|_| not_utf8())?;
+    let types: Box<[u32]> = view.types.iter().collect();
+    let mut scan = Scan::new();
+    scan.scan(text, s.reading.standard_conforming_strings)?;
+    let odd = scan.pieces.len() != 1;
+    let (number, server_name) = if name.is_empty() {
+        (s.database.statements.fresh(), Box::default())
+    } else {
+        let settings = s.txn.effective();
+        let identity = Identity::new(text, &types, &scan, settings.list(), s.pid);
+        let number = s.database.statements.number(&identity);
+        (number, format!("pgweir_{number}").into())
+    };
+    let merged = merged(&scan.hints, &s.hints);
+    let hints = merged.as_ref().unwrap_or(&s.hints);
+    let template = if scan.pieces.is_empty() {
+        s.database.planner.empty()
+    } else {
+        let statement = Statement { text, scan: &scan, piece: 0, hints };
+        s.database.planner.template(&statement, &snapshot, &s.reading)
+    };
+    let served_here = !odd && control::of(&template, text).is_some();
+    if s.txn.failed() && !matches!(template.class, Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_)) {
+        return Err(aborted().into());
+    }
+    let prepared = Prepared {
+        server_name,
+        number,
+        text: text.into(),
+        types,
+        scan,
+        template,
+        confirmed: Arc::new(AtomicBool::new(served_here)),
+        odd,
+    };
+    s.extended.statements.insert(name.clone(), prepared);
+    if served_here {
+        s.run.local(backend::parse_complete);
+    } else {
+        s.extended.deferred.push(name);
+    }
+    Ok(())
+}
+
+/// The statement of a name. One whose Parse failed does not exist.
+fn statement<'a>(extended: &'a mut Extended, nothing_owed: bool, name: &[u8]) -> Option<&'a mut Prepared> {
+    let deferred = extended.deferred.iter().any(|d| d.as_slice() == name);
+    let failed =
+        extended.statements.get(name).is_some_and(|p| nothing_owed && !deferred && !p.is_confirmed());
+    if failed {
+        extended.statements.remove(name);
+    }
+    extended.statements.get_mut(name)
+}
+
+fn no_statement(name: &[u8]) -> Error {
+    let message = if name.is_empty() {
+        "unnamed prepared statement does not exist".to_owned()
+    } else {
+        format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+    };
+    Error::client(SqlState::INVALID_SQL_STATEMENT_NAME, message)
+}
+
+fn no_portal(name: &[u8]) -> Error {
+    Error::client(
+        SqlState::INVALID_CURSOR_NAME,
+        format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)),
+    )
+}
+
+/// Brings the statement's plan up to date and routes it with the values of the Bind at the front.
+async fn routed(
+    s: &mut Session,
+    len: usize,
+    name: &Name,
+    snapshot: &Arc<Snapshot>,
+) -> Served<(Arc<Template>, Route)> {
+    for _ in 0..3 {
+        let nothing_owed = s.run.is_idle();
+        let prepared = statement(&mut s.extended, nothing_owed, name).ok_or_else(|| no_statement(name))?;
+        let own = merged(&prepared.scan.hints, &s.hints);
+        let hints = own.as_ref().unwrap_or(&s.hints);
+        if prepared.scan.pieces.is_empty() {
+            return Ok((prepared.template.clone(), Route::Any));
+        }
+        let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
+        if !prepared.template.is_current(snapshot, &s.reading, hints) {
+            let template = s.database.planner.template(&statement, snapshot, &s.reading);
+            prepared.template = template;
+        }
+        let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
+        let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
+        let params =
+            Params::Bound { types: &prepared.types, formats: &view.formats, values: &view.values };
+        let route = prepared.template.route(&statement, &params, snapshot, &s.reading);
+        let template = prepared.template.clone();
+        match route {
+            Route::Miss { keyspace, key } => s.database.fetch(&snapshot.map, keyspace, &key).await?,
+            route => return Ok((template, route)),
+        }
+    }
+    Err(Error::limit(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a directory entry is lost as fast as it is fetched")
+        .hint("Give the directory a larger cache.")
+        .into())
+}
+
+async fn bind(s: &mut Session, len: usize) -> Served<()> {
+    let snapshot = s.refresh();
+    let (portal, name) = {
+        let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
+        (Name::from_slice(view.portal), Name::from_slice(view.statement))
+    };
+    let (template, route) = routed(s, len, &name, &snapshot).await?;
+    if !portal.is_empty() && s.extended.portals.contains_key(&portal) && s.txn.in_block() {
+        return Err(Error::client(
+            SqlState::DUPLICATE_CURSOR,
+            format!("cursor \"{}\" already exists", String::from_utf8_lossy(&portal)),
+        )
+        .into());
+    }
+    let prepared = s.extended.statements.get(&name).ok_or_else(|| no_statement(&name))?;
+    if !prepared.odd {
+        if let Some(control) = control::of(&template, &prepared.text) {
+            let text = prepared.text.clone();
+            send_deferred(s, None, &snapshot).await?;
+            s.extended.portals.insert(portal, Portal::Control { control, text });
+            s.run.local(backend::bind_complete);
+            return Ok(());
+        }
+    }
+    if s.txn.failed() {
+        return Err(aborted().into());
+    }
+    let shard = s.settle_route(route, &snapshot)?;
+    s.enlist(shard, how(&template), &snapshot).await?;
+    if s.run.skipping {
+        return Ok(());
+    }
+    s.extended.joins(&mut s.txn, shard);
+    send_deferred(s, Some(shard), &snapshot).await?;
+    ensure(s, shard, &name);
+    let Some(prepared) = s.extended.statements.get(&name) else { return Err(no_statement(&name).into()) };
+    if let Some(p) = s.txn.participant(shard) {
+        let link = p.link();
+        let frame = &s.client.input[..len];
+        if prepared.server_name.as_bytes() == &name[..] {
+            link.send(frame);
+        } else {
+            let rest = &frame[HEADER + portal.len() + 1 + name.len() + 1..];
+            let body = portal.len() + 1 + prepared.server_name.len() + 1 + rest.len();
+            link.output.put_u8(b'B');
+            link.output.put_u32((4 + body) as u32);
+            link.output.put_slice(&portal);
+            link.output.put_u8(0);
+            link.output.put_slice(prepared.server_name.as_bytes());
+            link.output.put_u8(0);
+            link.output.put_slice(rest);
+        }
+    }
+    s.run.push(Pending::new(shard, Expect::Bind));
+    s.extended.portals.insert(portal, Portal::On { shard, template });
+    Ok(())
+}
+
+/// Sends what was parsed and not sent yet: to `shard`, or to a link that can describe it.
+async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<Snapshot>) -> Served<()> {
+    if s.extended.deferred.is_empty() {
+        return Ok(());
+    }
+    for name in std::mem::take(&mut s.extended.deferred) {
+        let Some(prepared) = s.extended.statements.get(&name) else { continue };
+        let on = match shard {
+            Some(shard) => shard,
+            None => {
+                let route = prepared.template.describe_route(snapshot);
+                let on = describer(s, route, snapshot)?;
+                s.enlist(on, Enlist { describe_only: true, ..Enlist::default() }, snapshot).await?;
+                if s.run.skipping {
+                    return Ok(());
+                }
+                on
+            }
+        };
+        s.extended.joins(&mut s.txn, on);
+        let Some(prepared) = s.extended.statements.get(&name) else { continue };
+        let Some(p) = s.txn.participant(on) else { continue };
+        let link = p.link();
+        if !name.is_empty() && link.statements.get(&prepared.server_name) == Some(&prepared.number) {
+            prepared.confirmed.store(true, Ordering::Relaxed);
+            s.run.local(backend::parse_complete);
+            continue;
+        }
+        make_room(link, &mut s.run, on);
+        send_parse(link, prepared);
+        let mut pending = Pending::new(on, Expect::Parse);
+        pending.parse = Some(note(prepared));
+        s.run.push(pending);
+    }
+    Ok(())
+}
+
+/// Where a statement is described: a link that is at hand, if the plan does not say otherwise.
+fn describer(s: &Session, route: Route, snapshot: &Snapshot) -> Result<ShardId> {
+    match route {
+        Route::Any | Route::Session | Route::Miss { .. } => {
+            let at_hand = s.extended.group.last().copied().or_else(|| s.txn.nearest());
+            Ok(at_hand.unwrap_or(snapshot.map.default_shard))
+        }
+        route => s.settle_route(route, snapshot),
+    }
+}
+
+fn send_parse(link: &mut crate::backend::link::Link, prepared: &Prepared) {
+    frontend::parse(
+        &mut link.output,
+        prepared.server_name.as_bytes(),
+        prepared.text.as_bytes(),
+        &prepared.types,
+    );
+    link.statements.insert(prepared.server_name.clone(), prepared.number);
+}
+
+fn note(prepared: &Prepared) -> Box<ParseNote> {
+    Box::new(ParseNote { name: prepared.server_name.clone(), confirmed: prepared.confirmed.clone() })
+}
+
+/// A link that keeps too many statements closes one.
+fn make_room(link: &mut crate::backend::link::Link, run: &mut crate::exec::Run, shard: ShardId) {
+    if link.statements.len() < PER_LINK {
+        return;
+    }
+    let Some(name) = link.statements.keys().find(|n| !n.is_empty()).cloned() else { return };
+    link.statements.remove(&name);
+    frontend::close(&mut link.output, Target::Statement, name.as_bytes());
+    run.push(Pending::swallowed(shard, Expect::Close));
+}
+
+/// Makes sure that the link has the statement.
+fn ensure(s: &mut Session, shard: ShardId, name: &Name) {
+    let Some(prepared) = s.extended.statements.get(name) else { return };
+    let Some(p) = s.txn.participant(shard) else { return };
+    let link = p.link();
+    if link.statements.get(&prepared.server_name) == Some(&prepared.number) {
+        return;
+    }
+    make_room(link, &mut s.run, shard);
+    send_parse(link, prepared);
+    let mut pending = Pending::swallowed(shard, Expect::Parse);
+    pending.parse = Some(note(prepared));
+    s.run.push(pending);
+}
+
+async fn describe(s: &mut Session, len: usize) -> Served<()> {
+    let snapshot = s.refresh();
+    let (target, name) = {
+        let view = frontend::Describe::parse(&s.client.input[HEADER..len])?;
+        (view.target, Name::from_slice(view.name))
+    };
+    if target == Target::Portal {
+        return match s.extended.portals.get(&name) {
+            None => Err(no_portal(&name).into()),
+            Some(Portal::Control { .. }) => {
+                s.run.local(backend::no_data);
+                Ok(())
+            }
+            Some(Portal::On { shard, .. }) => {
+                let shard = *shard;
+                to_portal(s, shard, len, &name, Pending::new(shard, Expect::DescribePortal)).await
+            }
+        };
+    }
+    let nothing_owed = s.run.is_idle();
+    let prepared = statement(&mut s.extended, nothing_owed, &name).ok_or_else(|| no_statement(&name))?;
+    if !prepared.odd && control::of(&prepared.template, &prepared.text).is_some() {
+        send_deferred(s, None, &snapshot).await?;
+        s.run.local(|out| {
+            backend::parameter_description(out, &[]);
+            backend::no_data(out);
+        });
+        return Ok(());
+    }
+    let route = prepared.template.describe_route(&snapshot);
+    if s.txn.failed() {
+        return Err(aborted().into());
+    }
+    let shard = describer(s, route, &snapshot)?;
+    s.enlist(shard, Enlist { describe_only: true, ..Enlist::default() }, &snapshot).await?;
+    if s.run.skipping {
+        return Ok(());
+    }
+    s.extended.joins(&mut s.txn, shard);
+    send_deferred(s, Some(shard), &snapshot).await?;
+    ensure(s, shard, &name);
+    if let (Some(prepared), Some(p)) = (s.extended.statements.get(&name), s.txn.participant(shard)) {
+        frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
+        s.run.push(Pending::new(shard, Expect::DescribeStatement));
+    }
+    Ok(())
+}
+
+/// Forwards a message that speaks of a portal to the link that has it.
+async fn to_portal(s: &mut Session, shard: ShardId, len: usize, name: &Name, pending: Pending) -> Served<()> {
+    if s.run.awaits_other_than(shard) {
+        s.drain().await?;
+        if s.run.skipping {
+            return Ok(());
+        }
+    }
+    if !s.txn.holds(shard) {
+        s.extended.portals.remove(name);
+        return Err(no_portal(name).into());
+    }
+    s.extended.joins(&mut s.txn, shard);
+    if let Some(p) = s.txn.participant(shard) {
+        p.link().send(&s.client.input[..len]);
+    }
+    s.run.push(pending);
+    Ok(())
+}
+
+async fn execute(s: &mut Session, len: usize) -> Served<()> {
+    let snapshot = s.refresh();
+    let name = {
+        let view = frontend::Execute::parse(&s.client.input[HEADER..len])?;
+        Name::from_slice(view.portal)
+    };
+    match s.extended.portals.get(&name).cloned() {
+        None => Err(no_portal(&name).into()),
+        Some(Portal::Control { control, text }) => {
+            send_deferred(s, None, &snapshot).await?;
+            control::execute(s, &control, &text, Voice::Extended, &snapshot).await
+        }
+        Some(Portal::On { shard, template }) => {
+            let pending = Pending::new(shard, Expect::Execute)
+                .writes(!template.read_only)
+                .effect(pin(&template).then_some(Effect::Pin));
+            to_portal(s, shard, len, &name, pending).await?;
+            if matches!(template.class, Class::Copy { .. }) {
+                s.drive(Until::CopyStarted).await?;
+            }
+            if matches!(template.class, Class::Ddl { .. }) {
+                s.database.schema_changed();
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn close(s: &mut Session, len: usize) -> Served<()> {
+    let snapshot = s.refresh();
+    let (target, name) = {
+        let view = frontend::Close::parse(&s.client.input[HEADER..len])?;
+        (view.target, Name::from_slice(view.name))
+    };
+    send_deferred(s, None, &snapshot).await?;
+    if s.run.skipping {
+        return Ok(());
+    }
+    match target {
+        Target::Statement => {
+            // Links keep it for whoever prepares the same.
+            s.extended.statements.remove(&name);
+        }
+        Target::Portal => {
+            if let Some(Portal::On { shard, .. }) = s.extended.portals.remove(&name) {
+                if s.txn.holds(shard) {
+                    return to_portal(s, shard, len, &name, Pending::new(shard, Expect::Close)).await;
+                }
+            }
+        }
+    }
+    s.run.local(backend::close_complete);
+    Ok(())
+}
+
+async fn flush(s: &mut Session, len: usize) -> Served<()> {
+    frontend::parse_empty(&s.client.input[HEADER..len])?;
+    let snapshot = s.refresh();
+    send_deferred(s, None, &snapshot).await?;
+    for shard in s.extended.group.iter() {
+        if let Some(p) = s.txn.participant(*shard) {
+            frontend::flush(&mut p.link().output);
+        }
+    }
+    Ok(())
+}
+
+/// The end of a group: every link that took part gets the Sync, one of them answers the client.
+async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
+    frontend::parse_empty(&s.client.input[HEADER..len]).map_err(Gone::Fatal)?;
+    if !s.run.skipping {
+        let snapshot = s.refresh();
+        match send_deferred(s, None, &snapshot).await {
+            Ok(()) => {}
+            Err(Trouble::Gone(gone)) => return Err(gone),
+            Err(Trouble::Error(e)) => refuse(s, &e),
+        }
+    }
+    let failed = std::mem::take(&mut s.run.skipping);
+    let refused = std::mem::take(&mut s.extended.refused);
+    let group = std::mem::take(&mut s.extended.group);
+    let undo = !s.txn.in_block() && (refused || (failed && group.len() > 1));
+    let held: SmallVec<[ShardId; 2]> = group.iter().copied().filter(|g| s.txn.holds(*g)).collect();
+    for shard in &held {
+        if let (true, Some(p)) = (undo, s.txn.participant(*shard)) {
+            // What ran on this link since the last Sync was part of a transaction that failed elsewhere.
+            crate::txn::inject(&mut p.link().output, "ROLLBACK");
+            p.link().statements.remove("");
+            let silent = crate::exec::reply::Show::Silent;
+            s.run.push(Pending::new(*shard, Expect::Injected).show(silent));
+        }
+    }
+    let last = s.txn.last_to_end(&held);
+    for shard in &held {
+        if let Some(p) = s.txn.participant(*shard) {
+            frontend::sync(&mut p.link().output);
+        }
+    }
+    for shard in held.iter().filter(|h| Some(**h) != last) {
+        s.run.push(Pending::swallowed(*shard, Expect::Sync));
+    }
+    match last {
+        Some(shard) => s.run.push(Pending::new(shard, Expect::Sync)),
+        None => s.run.ready(),
+    }
+    if !s.txn.in_block() {
+        s.extended.portals.clear();
+    }
+    Ok(())
+}
+
+/// A simple message came in the middle of a group: what was begun is ended first.
+pub(super) fn leave_group(s: &mut Session) {
+    for shard in std::mem::take(&mut s.extended.group) {
+        if let Some(p) = s.txn.participant(shard) {
+            frontend::sync(&mut p.link().output);
+            s.run.push(Pending::swallowed(shard, Expect::Sync));
+        }
+    }
+    s.extended.refused = false;
+}

@@ -1,0 +1,328 @@
+//! The simple protocol: one message, any number of statements, one ReadyForQuery.
+//!
+//! A message whose statements all belong to one shard goes there as it came: Postgres itself gives it the
+//! meaning of a message with several statements. Otherwise its statements run one after the other, in the
+//! same implicit transaction that Postgres would have made.
+
+use crate::error::{Error, Result, SqlState};
+use crate::exec::reply::{Expect, Pending, Show};
+use crate::plan::{Params, Route, Snapshot, Statement, Template};
+use crate::session::control::{self, Control, Voice};
+use crate::session::extended;
+use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
+use crate::shards::ShardId;
+use crate::sql::class::Class;
+use crate::sql::facts::SessionEffect;
+use crate::sql::scan::Hints;
+use crate::txn::{Begin, Block, Effect, aborted};
+use crate::wire::backend;
+use crate::wire::frame::HEADER;
+use crate::wire::frontend;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// A Query message of `len` bytes at the front of the input.
+pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
+    if s.run.skipping {
+        // the server, too, ignores a simple message until Sync
+        return Ok(());
+    }
+    if s.barrier || !s.extended.is_quiet() {
+        s.drain().await?;
+        s.barrier = false;
+        extended::leave_group(s);
+        s.drain().await?;
+    }
+    match serve(s, len).await {
+        Ok(()) => Ok(()),
+        Err(Trouble::Gone(gone)) => Err(gone),
+        Err(Trouble::Error(e)) if e.is_fatal() => Err(Gone::Fatal(e)),
+        Err(Trouble::Error(e)) => {
+            fail(s, &e);
+            s.run.ready();
+            Ok(())
+        }
+    }
+}
+
+/// An error of pgweir's own: told to the client, and the block fails as it would on a server.
+fn fail(s: &mut Session, e: &Error) {
+    s.run.error(e);
+    s.txn.fail();
+    s.count_error();
+}
+
+/// FunctionCall: the function is named by an OID, its arguments say nothing of keys.
+pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gone> {
+    s.drain().await?;
+    let snapshot = s.refresh();
+    let outcome = async {
+        if s.txn.failed() {
+            return Err(aborted().into());
+        }
+        if snapshot.map.shards.len() > 1 {
+            return Err(Error::unsupported("a FunctionCall message cannot be routed over several shards")
+                .hint("Call the function with SELECT.")
+                .into());
+        }
+        let shard = snapshot.map.default_shard;
+        s.enlist(shard, Enlist { writes: true, ..Enlist::default() }, &snapshot).await?;
+        forward(s, shard, len, Pending::new(shard, Expect::Query).writes(true));
+        Ok(())
+    }
+    .await;
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(Trouble::Gone(gone)) => Err(gone),
+        Err(Trouble::Error(e)) => {
+            fail(s, &e);
+            s.run.ready();
+            Ok(())
+        }
+    }
+}
+
+async fn serve(s: &mut Session, len: usize) -> Served<()> {
+    let snapshot = s.refresh();
+    let text = text_of(s, len)?;
+    s.scan.scan(text, s.reading.standard_conforming_strings)?;
+    match s.scan.pieces.len() {
+        0 => {
+            s.run.local(backend::empty_query_response);
+            s.run.ready();
+            Ok(())
+        }
+        1 => one(s, len, &snapshot).await,
+        _ => many(s, len, &snapshot).await,
+    }
+}
+
+/// The text of the Query message at the front.
+fn text_of(s: &Session, len: usize) -> Result<&str> {
+    let view = frontend::Query::parse(&s.client.input[HEADER..len])?;
+    std::str::from_utf8(view.text).map_err(|_| not_utf8())
+}
+
+pub(super) fn not_utf8() -> Error {
+    Error::unsupported("a statement that is not valid UTF-8 cannot be routed")
+        .hint("Set client_encoding to UTF8, or send such text as parameters.")
+}
+
+/// Hints of the text's own comment over those of the session.
+pub(super) fn merged(own: &Hints, session: &Hints) -> Option<Hints> {
+    if own.is_empty() {
+        return None;
+    }
+    let mut hints = own.clone();
+    hints.role = hints.role.or_else(|| session.role.clone());
+    if hints.shard.is_none() && hints.key.is_empty() {
+        hints.shard.clone_from(&session.shard);
+        hints.key.clone_from(&session.key);
+        hints.keyspace = hints.keyspace.or_else(|| session.keyspace.clone());
+    }
+    Some(hints)
+}
+
+/// The template of statement `piece` and its route, a missing directory entry fetched.
+async fn planned(
+    s: &mut Session,
+    len: usize,
+    piece: usize,
+    snapshot: &Arc<Snapshot>,
+) -> Served<(Arc<Template>, Route)> {
+    for _ in 0..3 {
+        let text = text_of(s, len)?;
+        let merged = merged(&s.scan.hints, &s.hints);
+        let statement =
+            Statement { text, scan: &s.scan, piece, hints: merged.as_ref().unwrap_or(&s.hints) };
+        let template = s.database.planner.template(&statement, snapshot, &s.reading);
+        let route = template.route(&statement, &Params::None, snapshot, &s.reading);
+        match route {
+            Route::Miss { keyspace, key } => s.database.fetch(&snapshot.map, keyspace, &key).await?,
+            route => return Ok((template, route)),
+        }
+    }
+    Err(Error::limit(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a directory entry is lost as fast as it is fetched")
+        .hint("Give the directory a larger cache.")
+        .into())
+}
+
+/// The text of one statement of the message.
+fn piece_text(s: &Session, len: usize, piece: usize) -> Result<&str> {
+    let span = &s.scan.pieces[piece].span;
+    let text = text_of(s, len)?;
+    Ok(text.get(span.start as usize..span.end as usize).unwrap_or(text))
+}
+
+async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
+    let (template, route) = planned(s, len, 0, snapshot).await?;
+    if let Some(control) = control::of(&template, piece_text(s, len, 0)?) {
+        let text = piece_text(s, len, 0)?.to_owned();
+        return control::execute(s, &control, &text, Voice::Simple { ready: true }, snapshot).await;
+    }
+    if s.txn.failed() {
+        return Err(aborted().into());
+    }
+    let shard = s.settle_route(route, snapshot)?;
+    s.enlist(shard, how(&template), snapshot).await?;
+    let pending = Pending::new(shard, Expect::Query)
+        .writes(!template.read_only)
+        .effect(pin(&template).then_some(Effect::Pin));
+    forward(s, shard, len, pending);
+    after(s, &template).await
+}
+
+/// How a statement of that template takes part.
+pub(super) fn how(template: &Template) -> Enlist {
+    // What Postgres refuses inside a transaction is among these; they are rare enough to always go apart.
+    let apart = matches!(
+        template.class,
+        Class::Ddl { .. } | Class::Maintenance | Class::Discard(_) | Class::Other | Class::Call | Class::Do
+    );
+    Enlist { writes: !template.read_only, describe_only: false, apart }
+}
+
+/// Whether a statement leaves something in the server session that the client will look for again.
+pub(super) fn pin(template: &Template) -> bool {
+    template.effects.iter().any(|e| match e {
+        SessionEffect::TemporaryTable
+        | SessionEffect::AdvisoryLock
+        | SessionEffect::HoldCursor
+        | SessionEffect::SequenceState
+        | SessionEffect::SetConfig
+        | SessionEffect::Listen
+        | SessionEffect::Load
+        | SessionEffect::SqlPrepare => true,
+    })
+}
+
+/// What must be waited for before the next message has a meaning.
+async fn after(s: &mut Session, template: &Template) -> Served<()> {
+    if matches!(template.class, Class::Copy { .. }) {
+        s.drive(Until::CopyStarted).await?;
+    }
+    if matches!(template.class, Class::Ddl { .. }) {
+        s.database.schema_changed();
+    }
+    Ok(())
+}
+
+/// Sends the message at the front as it came.
+fn forward(s: &mut Session, shard: ShardId, len: usize, pending: Pending) {
+    if let Some(p) = s.txn.participant(shard) {
+        let link = p.link();
+        // a simple message destroys the unnamed statement (manual, "Simple Query")
+        link.statements.remove("");
+        link.send(&s.client.input[..len]);
+        link.outstanding += 1;
+    }
+    s.run.push(pending);
+}
+
+/// A message with several statements.
+async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
+    let pieces = s.scan.pieces.len();
+    let mut effects: SmallVec<[Effect; 1]> = SmallVec::new();
+    let mut shard: Option<ShardId> = None;
+    let mut together = !s.txn.failed();
+    let (mut writes, mut apart, mut schema) = (false, false, false);
+    let mut refusal = None;
+    for piece in 0..pieces {
+        let (template, route) = planned(s, len, piece, snapshot).await?;
+        match control::of(&template, piece_text(s, len, piece)?) {
+            Some(Control::DiscardAll | Control::Deallocate(_)) => together = false,
+            Some(control) => effects.push(control.effect().unwrap_or(Effect::Nothing)),
+            None => {
+                effects.push(if pin(&template) { Effect::Pin } else { Effect::Nothing });
+                let how = how(&template);
+                writes |= how.writes;
+                apart |= how.apart;
+                schema |= matches!(template.class, Class::Ddl { .. });
+                match route {
+                    Route::Single(on) if shard.is_none_or(|s| s == on) => shard = Some(on),
+                    Route::Single(_) => together = false,
+                    Route::Any | Route::Session => {}
+                    Route::Reject(e) => {
+                        refusal.get_or_insert(e);
+                        together = false;
+                    }
+                    Route::Miss { .. } => together = false,
+                }
+            }
+        }
+    }
+    let began = s.txn.began();
+    let shard = shard.or(began.first().copied()).or(s.txn.nearest()).unwrap_or(snapshot.map.default_shard);
+    together &= began.iter().all(|b| *b == shard);
+    if together {
+        s.drain().await?;
+        s.enlist(shard, Enlist { writes, apart, describe_only: false }, snapshot).await?;
+        let mut pending = Pending::new(shard, Expect::Query).writes(writes);
+        pending.effects = effects;
+        forward(s, shard, len, pending);
+        s.barrier = true;
+        if schema {
+            s.database.schema_changed();
+        }
+        s.drive(Until::CopyStarted).await?;
+        return Ok(());
+    }
+    one_by_one(s, len, snapshot).await
+}
+
+/// Statement after statement; outside a block inside one of pgweir's own, as Postgres does with one message.
+async fn one_by_one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
+    s.drain().await?;
+    let pieces = s.scan.pieces.len();
+    let mut outcome = Ok(());
+    for piece in 0..pieces {
+        let before = s.run.errors;
+        outcome = statement_of_many(s, len, piece, snapshot).await;
+        if let Err(Trouble::Error(e)) = outcome {
+            fail(s, &e);
+            outcome = Ok(());
+            break;
+        }
+        outcome?;
+        // COPY data goes through the session's loop, which is where this came from.
+        while s.run.copy_in.is_some() {
+            crate::session::copy::pump(s, len).await?;
+        }
+        s.drain().await?;
+        if s.run.errors != before {
+            break;
+        }
+    }
+    let implicit = match s.txn.block() {
+        Block::Open(b) | Block::Failed(b) => b.implicit,
+        Block::None => false,
+    };
+    if implicit {
+        control::end_implicit(s);
+        s.drain().await?;
+    }
+    s.run.ready();
+    outcome
+}
+
+async fn statement_of_many(s: &mut Session, len: usize, piece: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
+    let (template, route) = planned(s, len, piece, snapshot).await?;
+    let text = piece_text(s, len, piece)?.to_owned();
+    if let Some(control) = control::of(&template, &text) {
+        return control::execute(s, &control, &text, Voice::Simple { ready: false }, snapshot).await;
+    }
+    if s.txn.failed() {
+        return Err(aborted().into());
+    }
+    let shard = s.settle_route(route, snapshot)?;
+    if !s.txn.in_block() {
+        s.txn.open(Begin { text: "BEGIN".into(), one_snapshot: false, implicit: true });
+    }
+    s.enlist(shard, how(&template), snapshot).await?;
+    let pending = Pending::new(shard, Expect::Query)
+        .show(Show::WithoutReady)
+        .writes(!template.read_only)
+        .effect(pin(&template).then_some(Effect::Pin));
+    control::send_text(s, shard, &text, pending);
+    after(s, &template).await
+}

@@ -1,0 +1,139 @@
+//! Prepared statements: what a client has parsed, and under which name servers know it.
+//!
+//! Sessions that prepare the same text, with the same parameter types and the same settings, share one name on the
+//! links, so that a server parses and plans it once per link. What Postgres would freeze into the statement
+//! when it analyses it must not be shared (HAZARDS 1): settings are part of the identity, and a text with a string
+//! literal, which may become a date or a regclass, belongs to its session alone.
+
+use crate::plan::Template;
+use crate::sql::scan::{LiteralClass, Scan};
+use crate::txn::settings::List;
+use quick_cache::sync::Cache;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Shared identities that are remembered; a forgotten one gets another name and is parsed again.
+const REMEMBERED: usize = 20_000;
+
+/// What makes two statements the same to a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    text: Box<str>,
+    types: Box<[u32]>,
+    settings: Box<[(Box<str>, Box<str>)]>,
+    /// cancel key of the session that alone may use it; 0: shared
+    owner: i32,
+}
+
+impl Identity {
+    pub fn new(text: &str, types: &[u32], scan: &Scan, settings: &List, session: i32) -> Self {
+        let may_freeze = scan.literals.iter().any(|l| {
+            matches!(l.class, LiteralClass::String | LiteralClass::Escape | LiteralClass::Dollar)
+        });
+        let settings = settings.iter().filter(|(name, _)| !harmless(name)).cloned().collect();
+        Identity { text: text.into(), types: types.into(), settings, owner: if may_freeze { session } else { 0 } }
+    }
+}
+
+/// Settings that cannot change what a text means.
+fn harmless(name: &str) -> bool {
+    matches!(name, "application_name" | "statement_timeout" | "lock_timeout" | "client_min_messages")
+        || name.starts_with("pgweir.")
+}
+
+/// Numbers for identities, shared by all sessions of a database.
+#[derive(Debug)]
+pub struct Statements {
+    known: Cache<Identity, u64>,
+    next: AtomicU64,
+}
+
+impl Default for Statements {
+    fn default() -> Self {
+        Statements { known: Cache::new(REMEMBERED), next: AtomicU64::new(1) }
+    }
+}
+
+impl Statements {
+    /// The number of an identity; never that of another one.
+    pub fn number(&self, identity: &Identity) -> u64 {
+        if let Some(n) = self.known.get(identity) {
+            return n;
+        }
+        let n = self.fresh();
+        match self.known.get_value_or_guard(identity, Some(std::time::Duration::ZERO)) {
+            quick_cache::sync::GuardResult::Value(n) => n,
+            quick_cache::sync::GuardResult::Guard(guard) => {
+                // Not kept when someone else was faster: then this session has a name of its own, which is right too.
+                let _ = guard.insert(n);
+                n
+            }
+            quick_cache::sync::GuardResult::Timeout => n,
+        }
+    }
+    /// A number for a statement that is not shared.
+    pub fn fresh(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A statement as a client has parsed it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// name on the servers; empty for the client's unnamed statement
+    pub server_name: Box<str>,
+    /// tells statements apart that have the same name on a server (only the unnamed one has)
+    pub number: u64,
+    pub text: Box<str>,
+    pub types: Box<[u32]>,
+    pub scan: Scan,
+    pub template: Arc<Template>,
+    /// a server has accepted the text (or pgweir serves it itself)
+    pub confirmed: Arc<AtomicBool>,
+    /// more or fewer than one statement in the text: the server says what is wrong
+    pub odd: bool,
+}
+
+impl Prepared {
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(text: &str) -> Scan {
+        let mut scan = Scan::new();
+        assert!(scan.scan(text, true).is_ok());
+        scan
+    }
+
+    #[test]
+    fn the_same_text_and_settings_share_a_number() {
+        let statements = Statements::default();
+        let list = List::default();
+        let text = "SELECT * FROM t WHERE k = $1";
+        let a = Identity::new(text, &[20], &scan(text), &list, 1);
+        let b = Identity::new(text, &[20], &scan(text), &list, 2);
+        assert_eq!(statements.number(&a), statements.number(&b));
+        let c = Identity::new(text, &[23], &scan(text), &list, 1);
+        assert_ne!(statements.number(&a), statements.number(&c));
+    }
+
+    #[test]
+    fn what_may_freeze_is_not_shared() {
+        let statements = Statements::default();
+        let text = "SELECT 'today'::date";
+        let list = List::default();
+        let a = Identity::new(text, &[], &scan(text), &list, 1);
+        let b = Identity::new(text, &[], &scan(text), &list, 2);
+        assert_ne!(statements.number(&a), statements.number(&b));
+        let utc: List = vec![("timezone".into(), "SET timezone TO 'UTC'".into())];
+        let text = "SELECT now()";
+        let a = Identity::new(text, &[], &scan(text), &list, 1);
+        let b = Identity::new(text, &[], &scan(text), &utc, 1);
+        assert_ne!(statements.number(&a), statements.number(&b));
+    }
+}
