@@ -47,6 +47,8 @@ pub struct Run {
     pub skipping: bool,
     /// the link that waits for COPY data, with nothing but the client's data to go on
     pub copy_in: Option<crate::shards::ShardId>,
+    /// error replies given to the client so far
+    pub errors: u64,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)
     body: Body,
 }
@@ -70,12 +72,9 @@ impl Run {
     pub fn is_empty(&self) -> bool {
         self.replies.is_empty()
     }
-    /// The shard that the next reply comes from.
-    pub fn head(&self) -> Option<crate::shards::ShardId> {
-        match self.replies.front()? {
-            Reply::Pending(p) => Some(p.from),
-            Reply::Local(_) | Reply::Ready => None,
-        }
+    /// Whether a reply of another shard is still to come.
+    pub fn awaits_other_than(&self, shard: crate::shards::ShardId) -> bool {
+        self.replies.iter().any(|r| matches!(r, Reply::Pending(p) if p.from != shard))
     }
     /// Whether a reply of this shard is still to come.
     pub fn awaits(&self, shard: crate::shards::ShardId) -> bool {
@@ -99,6 +98,7 @@ impl Run {
     }
     /// An error of pgweir's own.
     pub fn error(&mut self, error: &Error) {
+        self.errors += 1;
         self.local(|out| crate::wire::backend::error(out, error));
     }
     /// `count` injected statements: each Parse, Bind, Execute, all swallowed.

@@ -12,6 +12,7 @@ use crate::wire::frame::{self, Limits};
 use crate::wire::frontend;
 use bytes::{Buf, BufMut, BytesMut};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 /// A message that must be looked at whole (all but rows and COPY data) may be this long, in bytes.
@@ -239,8 +240,14 @@ impl Run {
                 seen
             }
             (Expect::Injected, b'1' | b'2') => Verdict::Drop,
+            (Expect::Parse, b'1') => {
+                if let Some(note) = &head.parse {
+                    note.confirmed.store(true, Ordering::Relaxed);
+                }
+                self.replies.pop_front();
+                seen
+            }
             (Expect::Injected, b'C' | b'I')
-            | (Expect::Parse, b'1')
             | (Expect::Bind, b'2')
             | (Expect::Close, b'3')
             | (Expect::DescribeStatement | Expect::DescribePortal, b'T' | b'n')
@@ -288,6 +295,7 @@ impl Run {
         let silent = head.show == Show::Silent;
         if !silent {
             txn.fail();
+            self.errors += 1;
         }
         // The session outlives the server: FATAL for the link is an ERROR for the client.
         let verdict = if silent {
@@ -329,7 +337,14 @@ impl Run {
                     return;
                 }
                 Reply::Ready => return,
-                Reply::Pending(_) | Reply::Local(_) => {
+                Reply::Pending(p) => {
+                    // a statement that was not prepared after all
+                    if let (Some(note), Some(participant)) = (p.parse.take(), txn.participant(p.from)) {
+                        participant.link().statements.remove(&note.name);
+                    }
+                    self.replies.pop_front();
+                }
+                Reply::Local(_) => {
                     self.replies.pop_front();
                 }
             }
@@ -400,10 +415,14 @@ impl Run {
         }
         self.replies = owed;
         self.skipping |= skip;
+        self.errors += 1;
         txn.lost(from);
         txn.fail();
         if torn {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a server died in the middle of a row"));
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "a server died in the middle of a row",
+            ));
         }
         Ok(())
     }
@@ -427,7 +446,9 @@ impl Run {
                 match p.link().poll_fill(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(n)) if n > 0 => {}
-                    Poll::Ready(_) => return Ok(Some((shard, lost_error(&name, "closed the connection", false)))),
+                    Poll::Ready(_) => {
+                        return Ok(Some((shard, lost_error(&name, "closed the connection", false))));
+                    }
                 }
                 if let Some(error) = self.overhear(cx, shard, &name, txn, sink)? {
                     return Ok(Some((shard, error)));
@@ -502,7 +523,11 @@ fn parameter_status(body: &[u8], from: ShardId, txn: &mut Txn, sink: &mut impl S
 }
 
 fn unexpected(tag: u8, head: &Pending) -> Error {
-    Error::internal(format!("the server sent '{}' where a reply to {:?} was due", char::from(tag), head.expect))
+    Error::internal(format!(
+        "the server sent '{}' where a reply to {:?} was due",
+        char::from(tag),
+        head.expect
+    ))
 }
 
 /// The same error with severity ERROR.

@@ -28,6 +28,17 @@ pub struct Pending {
     pub failed: bool,
     /// not proved read-only: if the link dies now, nobody knows whether it happened
     pub writes: bool,
+    /// of a Parse: what is true once it has completed
+    pub parse: Option<Box<ParseNote>>,
+}
+
+/// A Parse that was sent.
+#[derive(Debug)]
+pub struct ParseNote {
+    /// on the server
+    pub name: Box<str>,
+    /// set when ParseComplete came
+    pub confirmed: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 /// What a reply consists of.
@@ -69,6 +80,7 @@ impl Pending {
             done: 0,
             failed: false,
             writes: false,
+            parse: None,
         }
     }
     pub fn swallowed(from: ShardId, expect: Expect) -> Self {

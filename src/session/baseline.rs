@@ -209,7 +209,8 @@ pub async fn of(database: &Database, user: &Arc<str>, settings: &Settings) -> Re
     }
     let snapshot = database.snapshot.load_full();
     let default = snapshot.map.default_shard;
-    let others = (0..snapshot.map.shards.len()).map(|i| crate::shards::ShardId(i as u16)).filter(|s| *s != default);
+    let others =
+        (0..snapshot.map.shards.len()).map(|i| crate::shards::ShardId(i as u16)).filter(|s| *s != default);
     let mut first_error = None;
     for shard in std::iter::once(default).chain(others) {
         match ask(database, user, settings, shard).await {

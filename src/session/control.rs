@@ -16,8 +16,12 @@ use std::sync::Arc;
 pub enum Control {
     Begin(Begin),
     /// with the tag that the client is told
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(Box<str>),
     Release(Box<str>),
     RollbackTo(Box<str>),
@@ -235,7 +239,10 @@ fn ends_failure(control: &Control) -> bool {
 }
 
 fn only_in_blocks(what: &str) -> Error {
-    Error::client(SqlState::NO_ACTIVE_SQL_TRANSACTION, format!("{what} can only be used in transaction blocks"))
+    Error::client(
+        SqlState::NO_ACTIVE_SQL_TRANSACTION,
+        format!("{what} can only be used in transaction blocks"),
+    )
 }
 
 fn warn(s: &mut Session, sqlstate: SqlState, text: &str) {

@@ -4,13 +4,15 @@ use crate::backend::pool::Backends;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::plan::{Planner, Snapshot};
-use crate::shards::ShardMap;
+use crate::session::baseline::Baselines;
+use crate::session::statements::Statements;
+use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
+use crate::wire::values::KeyValue;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
-#[derive(Debug)]
 pub struct Database {
     pub name: Arc<str>,
     /// map and catalog, swapped whole on reload and after DDL
@@ -18,6 +20,12 @@ pub struct Database {
     pub planner: Planner,
     pub backends: Arc<Backends>,
     pub options: Options,
+    /// what servers report to sessions that begin
+    pub baselines: Baselines,
+    /// names of prepared statements
+    pub statements: Statements,
+    /// looks keys up in directory tables; set once by whoever makes the database, if its map has such tables
+    pub directory: OnceLock<Arc<dyn DirectorySource>>,
     /// how often somebody asked for the catalog to be read again, and up to which request it has been
     wanted: watch::Sender<u64>,
     read: watch::Sender<u64>,
@@ -35,6 +43,12 @@ crate::options! {
     }
 }
 
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl Database {
     /// A database whose catalog has not been read: version 0.
     pub fn new(name: Arc<str>, map: Arc<ShardMap>, backends: Arc<Backends>, options: Options) -> Self {
@@ -44,8 +58,19 @@ impl Database {
             planner: Planner::new(options.plan_cache),
             backends,
             options,
+            baselines: Baselines::default(),
+            statements: Statements::default(),
+            directory: OnceLock::new(),
             wanted: watch::Sender::new(0),
             read: watch::Sender::new(0),
+        }
+    }
+
+    /// Fetches a directory entry into its keyspace's cache.
+    pub async fn fetch(&self, map: &ShardMap, keyspace: KeyspaceId, key: &[KeyValue<'_>]) -> Result<()> {
+        match self.directory.get() {
+            Some(directory) => directory.fetch(map, keyspace, key).await,
+            None => Err(Error::internal("a directory table without a source")),
         }
     }
 

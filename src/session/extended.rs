@@ -14,7 +14,7 @@ use crate::session::simple::{how, merged, not_utf8, pin};
 use crate::session::statements::{Identity, Prepared};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
-use crate::sql::scan::Scan;
+use crate::sql::scan::{Piece, Scan};
 use crate::txn::{Effect, Txn, aborted};
 use crate::wire::backend;
 use crate::wire::frame::HEADER;
@@ -46,9 +46,15 @@ pub struct Extended {
 
 #[derive(Debug, Clone)]
 enum Portal {
-    On { shard: ShardId, template: Arc<Template> },
+    On {
+        shard: ShardId,
+        template: Arc<Template>,
+    },
     /// served by pgweir
-    Control { control: Control, text: Box<str> },
+    Control {
+        control: Control,
+        text: Box<str>,
+    },
 }
 
 impl Extended {
@@ -130,7 +136,7 @@ fn refuse(s: &mut Session, e: &Error) {
 }
 
 fn parse(s: &mut Session, len: usize) -> Served<()> {
-    let snapshot = s.refresh();
+    let snapshot = s.refresh()?;
     let view = frontend::Parse::parse(&s.client.input[HEADER..len])?;
     let name = Name::from_slice(view.name);
     if !name.is_empty() && statement(&mut s.extended, s.run.is_idle(), &name).is_some() {
@@ -140,7 +146,7 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         )
         .into());
     }
-    let text = std::str::from_utf8(view.query).map_err(|_| not_utf8())?;
+    let text = std::str::from_utf8(view.text).map_err(|_| not_utf8())?;
     let types: Box<[u32]> = view.types.iter().collect();
     let mut scan = Scan::new();
     scan.scan(text, s.reading.standard_conforming_strings)?;
@@ -155,14 +161,15 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
     };
     let merged = merged(&scan.hints, &s.hints);
     let hints = merged.as_ref().unwrap_or(&s.hints);
-    let template = if scan.pieces.is_empty() {
-        s.database.planner.empty()
-    } else {
-        let statement = Statement { text, scan: &scan, piece: 0, hints };
-        s.database.planner.template(&statement, &snapshot, &s.reading)
-    };
+    if scan.pieces.is_empty() {
+        scan.pieces.push(Piece::default());
+    }
+    let statement = Statement { text, scan: &scan, piece: 0, hints };
+    let template = s.database.planner.template(&statement, &snapshot, &s.reading);
     let served_here = !odd && control::of(&template, text).is_some();
-    if s.txn.failed() && !matches!(template.class, Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_)) {
+    if s.txn.failed()
+        && !matches!(template.class, Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_))
+    {
         return Err(aborted().into());
     }
     let prepared = Prepared {
@@ -172,6 +179,7 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         types,
         scan,
         template,
+        reading_version: s.reading_version,
         confirmed: Arc::new(AtomicBool::new(served_here)),
         odd,
     };
@@ -223,18 +231,15 @@ async fn routed(
         let prepared = statement(&mut s.extended, nothing_owed, name).ok_or_else(|| no_statement(name))?;
         let own = merged(&prepared.scan.hints, &s.hints);
         let hints = own.as_ref().unwrap_or(&s.hints);
-        if prepared.scan.pieces.is_empty() {
-            return Ok((prepared.template.clone(), Route::Any));
-        }
         let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
-        if !prepared.template.is_current(snapshot, &s.reading, hints) {
+        if prepared.reading_version != s.reading_version || !prepared.template.is_current(snapshot) {
+            prepared.reading_version = s.reading_version;
             let template = s.database.planner.template(&statement, snapshot, &s.reading);
             prepared.template = template;
         }
         let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
         let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
-        let params =
-            Params::Bound { types: &prepared.types, formats: &view.formats, values: &view.values };
+        let params = Params::Bound { types: &prepared.types, formats: &view.formats, values: &view.values };
         let route = prepared.template.route(&statement, &params, snapshot, &s.reading);
         let template = prepared.template.clone();
         match route {
@@ -242,13 +247,16 @@ async fn routed(
             route => return Ok((template, route)),
         }
     }
-    Err(Error::limit(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a directory entry is lost as fast as it is fetched")
-        .hint("Give the directory a larger cache.")
-        .into())
+    Err(Error::limit(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "a directory entry is lost as fast as it is fetched",
+    )
+    .hint("Give the directory a larger cache.")
+    .into())
 }
 
 async fn bind(s: &mut Session, len: usize) -> Served<()> {
-    let snapshot = s.refresh();
+    let snapshot = s.refresh()?;
     let (portal, name) = {
         let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
         (Name::from_slice(view.portal), Name::from_slice(view.statement))
@@ -394,7 +402,7 @@ fn ensure(s: &mut Session, shard: ShardId, name: &Name) {
 }
 
 async fn describe(s: &mut Session, len: usize) -> Served<()> {
-    let snapshot = s.refresh();
+    let snapshot = s.refresh()?;
     let (target, name) = {
         let view = frontend::Describe::parse(&s.client.input[HEADER..len])?;
         (view.target, Name::from_slice(view.name))
@@ -462,7 +470,7 @@ async fn to_portal(s: &mut Session, shard: ShardId, len: usize, name: &Name, pen
 }
 
 async fn execute(s: &mut Session, len: usize) -> Served<()> {
-    let snapshot = s.refresh();
+    let snapshot = s.refresh()?;
     let name = {
         let view = frontend::Execute::parse(&s.client.input[HEADER..len])?;
         Name::from_slice(view.portal)
@@ -482,7 +490,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
                 s.drive(Until::CopyStarted).await?;
             }
             if matches!(template.class, Class::Ddl { .. }) {
-                s.database.schema_changed();
+                s.schema_dirty = true;
             }
             Ok(())
         }
@@ -490,7 +498,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
 }
 
 async fn close(s: &mut Session, len: usize) -> Served<()> {
-    let snapshot = s.refresh();
+    let snapshot = s.refresh()?;
     let (target, name) = {
         let view = frontend::Close::parse(&s.client.input[HEADER..len])?;
         (view.target, Name::from_slice(view.name))
@@ -518,7 +526,7 @@ async fn close(s: &mut Session, len: usize) -> Served<()> {
 
 async fn flush(s: &mut Session, len: usize) -> Served<()> {
     frontend::parse_empty(&s.client.input[HEADER..len])?;
-    let snapshot = s.refresh();
+    let snapshot = s.refresh()?;
     send_deferred(s, None, &snapshot).await?;
     for shard in s.extended.group.iter() {
         if let Some(p) = s.txn.participant(*shard) {
@@ -532,8 +540,11 @@ async fn flush(s: &mut Session, len: usize) -> Served<()> {
 async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
     frontend::parse_empty(&s.client.input[HEADER..len]).map_err(Gone::Fatal)?;
     if !s.run.skipping {
-        let snapshot = s.refresh();
-        match send_deferred(s, None, &snapshot).await {
+        let sent = async {
+            let snapshot = s.refresh()?;
+            send_deferred(s, None, &snapshot).await
+        };
+        match sent.await {
             Ok(()) => {}
             Err(Trouble::Gone(gone)) => return Err(gone),
             Err(Trouble::Error(e)) => refuse(s, &e),

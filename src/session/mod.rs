@@ -1,10 +1,17 @@
 //! One client, from greeting to goodbye.
 
 pub mod auth;
+mod baseline;
+mod client;
+mod control;
+mod copy;
 pub mod database;
+mod extended;
 pub mod registry;
 pub mod run;
+mod simple;
 pub mod startup;
+mod statements;
 pub mod tls;
 
 use crate::backend::stream::Stream;

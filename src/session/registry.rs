@@ -81,3 +81,18 @@ impl Drop for Registration {
         self.registry.sessions.remove(&self.entry.pid);
     }
 }
+
+/// Lets a session's transactions say what runs for it.
+pub struct Watch {
+    pub entry: Arc<Entry>,
+    pub backends: Arc<Backends>,
+}
+
+impl crate::txn::Running for Watch {
+    fn starts(&self, target: &CancelTarget) {
+        self.entry.starts(&self.backends, target.clone());
+    }
+    fn ends(&self, target: &CancelTarget) {
+        self.entry.ends(target.pid);
+    }
+}

@@ -8,10 +8,10 @@ use crate::session::client::Client;
 use crate::session::database::Database;
 use crate::session::extended::Extended;
 use crate::session::registry::{Registration, Watch};
-use crate::session::{Greeted, copy, extended, simple};
+use crate::session::{Greeted, Shutdown, copy, extended, simple};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
-use crate::txn::{Txn, settings::Settings};
+use crate::txn::Txn;
 use crate::wire::frame::{self, Limits};
 use crate::wire::{backend, frontend};
 use bytes::Buf;
@@ -31,6 +31,8 @@ pub struct Session {
     pub(super) client: Client,
     pub(super) database: Arc<Database>,
     pub(super) user: Arc<str>,
+    /// the session's number in cancel keys
+    pub(super) pid: i32,
     pub(super) txn: Txn,
     pub(super) run: Run,
     pub(super) extended: Extended,
@@ -39,8 +41,10 @@ pub struct Session {
     pub(super) reading: Reading,
     pub(super) hints: Hints,
     /// the settings that `reading` and `hints` were made from
-    reading_version: u64,
+    pub(super) reading_version: u64,
     baseline: Arc<Baseline>,
+    /// DDL was sent: the catalog is read again before the next statement outside the block
+    pub(super) schema_dirty: bool,
     /// something was sent whose outcome decides what the next message means
     pub(super) barrier: bool,
     limits: Limits,
@@ -81,7 +85,7 @@ pub async fn serve(
     greeted: Greeted,
     database: Arc<Database>,
     registration: Registration,
-    mut shutdown: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<Shutdown>,
 ) {
     let peer = greeted.peer.clone();
     let protocol = greeted.protocol;
@@ -102,9 +106,11 @@ pub async fn serve(
     *client.reported() = baseline.reported.clone();
     backend::backend_key_data(client.put(), entry.pid, &entry.secret);
     backend::ready_for_query(client.put(), b'I');
+    let pid = entry.pid;
     let running = Arc::new(Watch { entry, backends: database.backends.clone() });
     let mut session = Session {
         client,
+        pid,
         txn: Txn::new(database.backends.clone(), user.clone(), running, settings),
         run: Run::default(),
         extended: Extended::default(),
@@ -113,6 +119,7 @@ pub async fn serve(
         hints: Hints::default(),
         reading_version: 0,
         baseline,
+        schema_dirty: false,
         barrier: false,
         limits: Limits::CLIENT,
         user,
@@ -141,7 +148,7 @@ async fn refuse(client: &mut Client, e: &Error) {
 
 impl Session {
     /// Message after message, until the end. Never returns otherwise.
-    pub(super) async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> Gone {
+    pub(super) async fn run(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Gone {
         loop {
             if let Err(gone) = self.message(shutdown).await {
                 return gone;
@@ -149,13 +156,13 @@ impl Session {
         }
     }
 
-    async fn message(&mut self, shutdown: &mut watch::Receiver<bool>) -> Result<(), Gone> {
+    async fn message(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
         if self.front(&self.limits)?.is_none() {
             let may_leave = self.run.is_idle() && !self.txn.in_block() && self.extended.is_quiet();
             tokio::select! {
                 biased;
                 done = self.drive(Until::Message) => done?,
-                _ = shutdown.wait_for(|down| *down), if may_leave => {
+                _ = shutdown.wait_for(|s| *s == Shutdown::Now || (may_leave && *s != Shutdown::Running)) => {
                     return Err(Gone::Fatal(
                         Error::client(SqlState::ADMIN_SHUTDOWN, "terminating connection: pgweir is shutting down")
                             .hint("Connect again.").fatal(),
@@ -167,6 +174,13 @@ impl Session {
             return Ok(());
         };
         let tag = header.tag;
+        if self.schema_dirty && self.run.copy_in.is_none() {
+            self.drain().await?;
+            if !self.txn.in_block() {
+                self.schema_dirty = false;
+                self.database.schema_changed().await;
+            }
+        }
         if self.run.copy_in.is_some() && tag == b'd' {
             return copy::data(self).await;
         }
@@ -243,6 +257,29 @@ impl Session {
         Ok(())
     }
 
+    /// Reads more of what the client sends, while links go on.
+    pub(super) async fn more_input(&mut self) -> Result<(), Gone> {
+        let had = self.client.input.len();
+        poll_fn(|cx| {
+            self.run.poll(cx, &mut self.txn, &mut self.client)?;
+            if self.client.input.len() > had {
+                return Poll::Ready(Ok(()));
+            }
+            match self.client.poll_fill(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(0)) => Poll::Ready(Err(Gone::Client)),
+                Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+                Poll::Ready(Err(e)) => Poll::Ready(Err(e.into())),
+            }
+        })
+        .await
+    }
+
+    /// An error of pgweir's own went to the client.
+    pub(super) fn count_error(&mut self) {
+        self.extended.refused = true;
+    }
+
     /// Waits until all replies are in, asking the servers for those that they hold back until a Sync.
     pub(super) async fn drain(&mut self) -> Result<(), Gone> {
         if self.run.is_idle() {
@@ -257,14 +294,16 @@ impl Session {
     }
 
     /// Map, catalog and the meaning of names for the statement at hand.
-    pub(super) fn refresh(&mut self) -> Arc<Snapshot> {
+    ///
+    /// Errors: 57P03 until the schema was read once.
+    pub(super) fn refresh(&mut self) -> Result<Arc<Snapshot>> {
         if self.reading_version != self.txn.settings_version() {
             self.reading_version = self.txn.settings_version();
             let effective = self.txn.effective();
             self.reading = self.baseline.reading_with(&self.user, &effective, &self.client);
             self.hints = baseline::hints(&effective);
         }
-        self.database.snapshot.load_full()
+        self.database.current()
     }
 
     /// The shard of a route that has one now.
@@ -281,13 +320,10 @@ impl Session {
     ///
     /// Replies of other links are awaited before: what they are decides whether this statement runs at all.
     pub(super) async fn enlist(&mut self, shard: ShardId, how: Enlist, snapshot: &Snapshot) -> Served<()> {
-        if !self.run.is_idle() && (!self.txn.holds(shard) || self.run.head() != Some(shard)) {
+        if self.run.awaits_other_than(shard) {
             self.drain().await?;
         }
-        if how.writes || self.txn.in_block() {
-            let name = |s: ShardId| snapshot.map.shard(s).name.to_string();
-            self.txn.admit(shard, how.writes, name)?;
-        }
+        self.txn.admit(shard, how.writes, |s| snapshot.map.shard(s).name.to_string())?;
         let deadline = Instant::now() + self.database.options.checkout_timeout;
         self.txn.lease(shard, deadline).await?;
         let count = self.txn.enlist(shard, how.describe_only);
@@ -341,9 +377,4 @@ impl From<Gone> for Trouble {
     fn from(g: Gone) -> Self {
         Trouble::Gone(g)
     }
-}
-
-/// The settings a session starts with, when it has none.
-pub(super) fn at_start(settings: &Settings) -> Settings {
-    settings.at_start()
 }

@@ -55,8 +55,8 @@ fn fail(s: &mut Session, e: &Error) {
 /// FunctionCall: the function is named by an OID, its arguments say nothing of keys.
 pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gone> {
     s.drain().await?;
-    let snapshot = s.refresh();
     let outcome = async {
+        let snapshot = s.refresh()?;
         if s.txn.failed() {
             return Err(aborted().into());
         }
@@ -83,8 +83,8 @@ pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gon
 }
 
 async fn serve(s: &mut Session, len: usize) -> Served<()> {
-    let snapshot = s.refresh();
-    let text = text_of(s, len)?;
+    let snapshot = s.refresh()?;
+    let text = text_in(&s.client.input, len)?;
     s.scan.scan(text, s.reading.standard_conforming_strings)?;
     match s.scan.pieces.len() {
         0 => {
@@ -99,7 +99,11 @@ async fn serve(s: &mut Session, len: usize) -> Served<()> {
 
 /// The text of the Query message at the front.
 fn text_of(s: &Session, len: usize) -> Result<&str> {
-    let view = frontend::Query::parse(&s.client.input[HEADER..len])?;
+    text_in(&s.client.input, len)
+}
+
+fn text_in(input: &[u8], len: usize) -> Result<&str> {
+    let view = frontend::Query::parse(&input[HEADER..len])?;
     std::str::from_utf8(view.text).map_err(|_| not_utf8())
 }
 
@@ -133,8 +137,7 @@ async fn planned(
     for _ in 0..3 {
         let text = text_of(s, len)?;
         let merged = merged(&s.scan.hints, &s.hints);
-        let statement =
-            Statement { text, scan: &s.scan, piece, hints: merged.as_ref().unwrap_or(&s.hints) };
+        let statement = Statement { text, scan: &s.scan, piece, hints: merged.as_ref().unwrap_or(&s.hints) };
         let template = s.database.planner.template(&statement, snapshot, &s.reading);
         let route = template.route(&statement, &Params::None, snapshot, &s.reading);
         match route {
@@ -142,9 +145,12 @@ async fn planned(
             route => return Ok((template, route)),
         }
     }
-    Err(Error::limit(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a directory entry is lost as fast as it is fetched")
-        .hint("Give the directory a larger cache.")
-        .into())
+    Err(Error::limit(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "a directory entry is lost as fast as it is fetched",
+    )
+    .hint("Give the directory a larger cache.")
+    .into())
 }
 
 /// The text of one statement of the message.
@@ -202,7 +208,7 @@ async fn after(s: &mut Session, template: &Template) -> Served<()> {
         s.drive(Until::CopyStarted).await?;
     }
     if matches!(template.class, Class::Ddl { .. }) {
-        s.database.schema_changed();
+        s.schema_dirty = true;
     }
     Ok(())
 }
@@ -262,7 +268,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         forward(s, shard, len, pending);
         s.barrier = true;
         if schema {
-            s.database.schema_changed();
+            s.schema_dirty = true;
         }
         s.drive(Until::CopyStarted).await?;
         return Ok(());
@@ -274,16 +280,16 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
 async fn one_by_one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
     s.drain().await?;
     let pieces = s.scan.pieces.len();
-    let mut outcome = Ok(());
     for piece in 0..pieces {
         let before = s.run.errors;
-        outcome = statement_of_many(s, len, piece, snapshot).await;
-        if let Err(Trouble::Error(e)) = outcome {
-            fail(s, &e);
-            outcome = Ok(());
-            break;
+        match statement_of_many(s, len, piece, snapshot).await {
+            Ok(()) => {}
+            Err(Trouble::Error(e)) if !e.is_fatal() => {
+                fail(s, &e);
+                break;
+            }
+            Err(trouble) => return Err(trouble),
         }
-        outcome?;
         // COPY data goes through the session's loop, which is where this came from.
         while s.run.copy_in.is_some() {
             crate::session::copy::pump(s, len).await?;
@@ -302,10 +308,15 @@ async fn one_by_one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Se
         s.drain().await?;
     }
     s.run.ready();
-    outcome
+    Ok(())
 }
 
-async fn statement_of_many(s: &mut Session, len: usize, piece: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
+async fn statement_of_many(
+    s: &mut Session,
+    len: usize,
+    piece: usize,
+    snapshot: &Arc<Snapshot>,
+) -> Served<()> {
     let (template, route) = planned(s, len, piece, snapshot).await?;
     let text = piece_text(s, len, piece)?.to_owned();
     if let Some(control) = control::of(&template, &text) {

@@ -27,11 +27,17 @@ pub struct Identity {
 
 impl Identity {
     pub fn new(text: &str, types: &[u32], scan: &Scan, settings: &List, session: i32) -> Self {
-        let may_freeze = scan.literals.iter().any(|l| {
-            matches!(l.class, LiteralClass::String | LiteralClass::Escape | LiteralClass::Dollar)
-        });
+        let may_freeze = scan
+            .literals
+            .iter()
+            .any(|l| matches!(l.class, LiteralClass::String | LiteralClass::Escape | LiteralClass::Dollar));
         let settings = settings.iter().filter(|(name, _)| !harmless(name)).cloned().collect();
-        Identity { text: text.into(), types: types.into(), settings, owner: if may_freeze { session } else { 0 } }
+        Identity {
+            text: text.into(),
+            types: types.into(),
+            settings,
+            owner: if may_freeze { session } else { 0 },
+        }
     }
 }
 
@@ -88,6 +94,8 @@ pub struct Prepared {
     pub types: Box<[u32]>,
     pub scan: Scan,
     pub template: Arc<Template>,
+    /// the session's settings that the template was made under
+    pub reading_version: u64,
     /// a server has accepted the text (or pgweir serves it itself)
     pub confirmed: Arc<AtomicBool>,
     /// more or fewer than one statement in the text: the server says what is wrong

@@ -6,7 +6,11 @@ use crate::txn::settings::{Settings, quoted_name};
 pub enum Entry {
     Savepoint(Box<str>),
     /// `statement` is `None` for RESET
-    Set { name: Box<str>, statement: Option<Box<str>>, local: bool },
+    Set {
+        name: Box<str>,
+        statement: Option<Box<str>>,
+        local: bool,
+    },
     ResetAll,
     /// SET TRANSACTION ...
     Characteristics(Box<str>),

@@ -69,18 +69,31 @@ pub struct Begin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     Begin(Begin),
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(Box<str>),
     Release(Box<str>),
     RollbackTo(Box<str>),
     /// SET / RESET of one setting; `statement` is `None` for RESET
-    Set { name: Box<str>, statement: Option<Box<str>>, local: bool },
+    Set {
+        name: Box<str>,
+        statement: Option<Box<str>>,
+        local: bool,
+    },
     ResetAll,
     /// SET TRANSACTION ...: holds until the end of the block, for shards that join as well
-    Characteristics { statement: Box<str>, one_snapshot: bool },
+    Characteristics {
+        statement: Box<str>,
+        one_snapshot: bool,
+    },
     /// the server session now holds something of this client
     Pin,
+    /// stands for a statement without an effect among those of one message
+    Nothing,
 }
 
 /// One shard's part.
@@ -118,7 +131,12 @@ pub struct Txn {
 }
 
 impl Txn {
-    pub fn new(backends: Arc<Backends>, user: Arc<str>, running: Arc<dyn Running>, settings: Settings) -> Self {
+    pub fn new(
+        backends: Arc<Backends>,
+        user: Arc<str>,
+        running: Arc<dyn Running>,
+        settings: Settings,
+    ) -> Self {
         Txn {
             backends,
             user,
@@ -175,6 +193,49 @@ impl Txn {
         self.block = Block::Open(begin);
     }
 
+    /// BEGIN inside pgweir's own block makes it the client's, as it does in Postgres.
+    pub fn make_explicit(&mut self) {
+        if let Block::Open(begin) = &mut self.block {
+            begin.implicit = false;
+        }
+    }
+    pub fn has_savepoint(&self, name: &str) -> bool {
+        self.journal.has_savepoint(name)
+    }
+    /// The participants of the open block as (last, others): the one that wrote ends last, because its outcome is the block's.
+    pub fn closing_order(&self) -> Option<(ShardId, SmallVec<[ShardId; 2]>)> {
+        let began = self.participants.iter().filter(|p| p.began);
+        let last = began.clone().find(|p| p.wrote).or_else(|| began.clone().next())?.shard;
+        Some((last, began.map(|p| p.shard).filter(|s| *s != last).collect()))
+    }
+    /// Of the links that end together, the one whose outcome is the client's.
+    pub fn last_to_end(&self, held: &[ShardId]) -> Option<ShardId> {
+        let wrote = |s: &&ShardId| self.participants.iter().any(|p| p.shard == **s && p.wrote);
+        held.iter().find(wrote).or(held.last()).copied()
+    }
+    /// A participant that ends before the last one does.
+    pub fn leaves(&mut self, shard: ShardId, chain: bool) {
+        let sets = self.journal.sets_anything();
+        let list = self.settings.list().clone();
+        if let Some(p) = self.participant(shard) {
+            p.began = chain;
+            p.injected = false;
+            p.link().applied = if sets { None } else { Some(list) };
+        }
+    }
+    /// DISCARD ALL: settings as at the start, and links that held state of the session are let go.
+    pub fn discard(&mut self) {
+        self.settings = self.settings.at_start();
+        self.settings_version += 1;
+        let running = &self.running;
+        self.participants.retain(|p| {
+            if p.link_ref().pinned {
+                running.ends(&p.lease.cancel);
+            }
+            !p.link_ref().pinned
+        });
+    }
+
     /// An error reached the client. Inside a block nothing more is accepted.
     pub fn fail(&mut self) {
         if let Block::Open(begin) = &self.block {
@@ -189,18 +250,11 @@ impl Txn {
     pub fn settings_version(&self) -> u64 {
         self.settings_version
     }
-    /// Forgets every setting but the given ones (DISCARD ALL).
-    pub fn reset_settings(&mut self, settings: Settings) {
-        self.settings = settings;
-        self.settings_version += 1;
-    }
-
     /// Whether a statement may be sent to a shard now, before anything is sent.
     ///
     /// Errors: 0A000 for a second writer, and for a second shard under one snapshot.
     pub fn admit(&mut self, shard: ShardId, writes: bool, name: impl Fn(ShardId) -> String) -> Result<()> {
-        let Block::Open(begin) = &self.block else { return Ok(()) };
-        if begin.one_snapshot {
+        if let Block::Open(Begin { one_snapshot: true, .. }) = &self.block {
             if let Some(p) = self.participants.iter().find(|p| p.began && p.shard != shard) {
                 return Err(Error::unsupported(format!(
                     "a REPEATABLE READ or SERIALIZABLE transaction cannot go on from shard {} to shard {}",
@@ -327,6 +381,7 @@ impl Txn {
                     self.journal.push(Entry::Characteristics(statement.clone()));
                 }
             }
+            Effect::Nothing => {}
             Effect::Pin => {
                 if let Some(p) = shard.and_then(|s| self.participant(s)) {
                     p.link().pinned = true;
@@ -398,6 +453,11 @@ impl Txn {
             (Block::Open(_) | Block::Failed(_), b'I') if p.began => {
                 // COMMIT failed, or the block ended inside a longer message: the server has rolled back.
                 self.end(false, false);
+            }
+            (Block::Open(_) | Block::Failed(_), b'I') => {
+                if failed {
+                    p.lease.applied = None;
+                }
             }
             (Block::Open(begin), b'E') => self.block = Block::Failed(begin.clone()),
             _ => {}

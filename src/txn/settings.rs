@@ -51,7 +51,8 @@ impl Settings {
     /// RESET ALL leaves role and session authorization as they are.
     pub fn reset_all(&mut self) {
         let kept = self.list.iter().filter(|(n, _)| survives_reset_all(n)).cloned();
-        let list: List = self.start.iter().filter(|(n, _)| !survives_reset_all(n)).cloned().chain(kept).collect();
+        let list: List =
+            self.start.iter().filter(|(n, _)| !survives_reset_all(n)).cloned().chain(kept).collect();
         self.list = Arc::new(list);
     }
 
@@ -141,7 +142,11 @@ pub fn start_statement(name: &str, value: &str) -> Box<str> {
 
 fn quoted_value(value: &str) -> String {
     let doubled = value.replace('\'', "''");
-    if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+    if doubled.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
 }
 
 /// A comma-separated list of identifiers, folded and unquoted as SplitIdentifierString does (varlena.c).
@@ -195,7 +200,10 @@ mod tests {
     #[test]
     fn unknown_settings_are_all_set_again() {
         let want = with(&[("work_mem", "SET work_mem TO '8MB'")]);
-        assert_eq!(want.difference(None), ["RESET SESSION AUTHORIZATION", "RESET ALL", "SET work_mem TO '8MB'"]);
+        assert_eq!(
+            want.difference(None),
+            ["RESET SESSION AUTHORIZATION", "RESET ALL", "SET work_mem TO '8MB'"]
+        );
     }
 
     #[test]
