@@ -233,7 +233,7 @@ impl<'a> Reader<'a> {
         for table in users.iter() {
             let line = self.line(table.span()).or(line);
             let mut user = auth::UserOptions::default();
-            self.fill(&format!("user {:?}", user.name), table, &mut [&mut user]);
+            self.fill("user", table, &mut [&mut user]);
             if user.name.is_empty() {
                 self.mistake(line, "a user without a name", Some("add name = \"...\"".into()));
                 continue;

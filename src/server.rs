@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// How long sessions have to say goodbye after the drain's deadline.
@@ -267,6 +267,11 @@ impl Server {
         &self.house.registry
     }
 
+    /// One permit per session.
+    pub fn admission(&self) -> Arc<Semaphore> {
+        self.house.door.load().admission.clone()
+    }
+
     /// A database by name, as new clients find it.
     pub fn database(&self, name: &str) -> Option<Arc<Database>> {
         self.house.door.load().databases.get(name).cloned()
@@ -417,12 +422,27 @@ impl House {
         Ok(())
     }
 
+    /// Begins a task for an accepted connection, or closes it when too many are logging in.
+    fn receive(self: &Arc<Self>, stream: Stream, peer: String, alive: &mpsc::Sender<()>) {
+        match self.startups.clone().try_acquire_owned() {
+            Ok(startup) => {
+                tokio::spawn(self.clone().attend(stream, peer, startup, alive.clone()));
+            }
+            Err(_) => {
+                metrics::arrival("refused");
+                tracing::warn!("{peer}: closed, too many clients are logging in");
+            }
+        }
+    }
+
     /// From accept to the end of the session.
-    async fn receive(self: Arc<Self>, stream: Stream, peer: String, alive: mpsc::Sender<()>) {
-        let Ok(startup) = self.startups.clone().try_acquire_owned() else {
-            metrics::arrival("refused");
-            return tracing::warn!("{peer}: closed, too many clients are logging in");
-        };
+    async fn attend(
+        self: Arc<Self>,
+        stream: Stream,
+        peer: String,
+        startup: OwnedSemaphorePermit,
+        alive: mpsc::Sender<()>,
+    ) {
         let door = self.door.load_full();
         let arrival = startup::greet(stream, peer.clone(), &door).await;
         drop((startup, door));
@@ -463,7 +483,7 @@ async fn accept_tcp(listener: TcpListener, house: Arc<House>, alive: mpsc::Sende
                 if let Err(e) = set.and_then(|()| stream.set_nodelay(true)) {
                     tracing::debug!("{peer}: {e}");
                 }
-                tokio::spawn(house.clone().receive(Stream::Tcp(stream), peer.to_string(), alive.clone()));
+                house.receive(Stream::Tcp(stream), peer.to_string(), &alive);
             }
             Err(e) => pause(e).await,
         }
@@ -474,7 +494,7 @@ async fn accept_unix(listener: UnixListener, house: Arc<House>, alive: mpsc::Sen
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(house.clone().receive(Stream::Unix(stream), "[local]".into(), alive.clone()));
+                house.receive(Stream::Unix(stream), "[local]".into(), &alive);
             }
             Err(e) => pause(e).await,
         }
