@@ -270,15 +270,14 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         .into());
     }
     let prepared = s.extended.statements.get(&name).ok_or_else(|| no_statement(&name))?;
-    if !prepared.odd {
-        if let Some(control) = control::of(&template, &prepared.text) {
+    if !prepared.odd
+        && let Some(control) = control::of(&template, &prepared.text) {
             let text = prepared.text.clone();
             send_deferred(s, None, &snapshot).await?;
             s.extended.portals.insert(portal, Portal::Control { control, text });
             s.run.local(backend::bind_complete);
             return Ok(());
         }
-    }
     if s.txn.failed() {
         return Err(aborted().into());
     }
@@ -486,7 +485,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
                 .writes(!template.read_only)
                 .effect(pin(&template).then_some(Effect::Pin));
             to_portal(s, shard, len, &name, pending).await?;
-            if matches!(template.class, Class::Copy { .. }) {
+            if matches!(template.class, Class::Copy) {
                 s.drive(Until::CopyStarted).await?;
             }
             if matches!(template.class, Class::Ddl { .. }) {
@@ -513,11 +512,10 @@ async fn close(s: &mut Session, len: usize) -> Served<()> {
             s.extended.statements.remove(&name);
         }
         Target::Portal => {
-            if let Some(Portal::On { shard, .. }) = s.extended.portals.remove(&name) {
-                if s.txn.holds(shard) {
+            if let Some(Portal::On { shard, .. }) = s.extended.portals.remove(&name)
+                && s.txn.holds(shard) {
                     return to_portal(s, shard, len, &name, Pending::new(shard, Expect::Close)).await;
                 }
-            }
         }
     }
     s.run.local(backend::close_complete);

@@ -341,11 +341,10 @@ impl Session {
                 self.txn.lease(shard, deadline).await?;
             }
         }
-        if how.writes && !how.describe_only {
-            if let Some(p) = self.txn.participant(shard) {
+        if how.writes && !how.describe_only
+            && let Some(p) = self.txn.participant(shard) {
                 p.wrote = true;
             }
-        }
         Ok(())
     }
 }

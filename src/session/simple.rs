@@ -204,7 +204,7 @@ pub(super) fn pin(template: &Template) -> bool {
 
 /// What must be waited for before the next message has a meaning.
 async fn after(s: &mut Session, template: &Template) -> Served<()> {
-    if matches!(template.class, Class::Copy { .. }) {
+    if matches!(template.class, Class::Copy) {
         s.drive(Until::CopyStarted).await?;
     }
     if matches!(template.class, Class::Ddl { .. }) {
