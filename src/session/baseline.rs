@@ -117,10 +117,9 @@ fn quoted(text: &str, quote: char) -> (String, &str) {
     let mut value = String::new();
     let mut chars = text.char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
-        if c == quote
-            && chars.next_if(|(_, n)| *n == quote).is_none() {
-                return (value, &text[at + c.len_utf8()..]);
-            }
+        if c == quote && chars.next_if(|(_, n)| *n == quote).is_none() {
+            return (value, &text[at + c.len_utf8()..]);
+        }
         value.push(c);
     }
     (value, "")

@@ -83,10 +83,12 @@ impl Sink for Client {
             return Ok(());
         }
         // Little on top of little: one write for both. Much: what waits goes first, then the link's buffer itself.
-        if !self.output.is_empty() && self.output.len() + bytes.len() > OUTPUT_HIGH / 4
-            && let Poll::Ready(r) = self.poll_write_some(cx) {
-                r?;
-            }
+        if !self.output.is_empty()
+            && self.output.len() + bytes.len() > OUTPUT_HIGH / 4
+            && let Poll::Ready(r) = self.poll_write_some(cx)
+        {
+            r?;
+        }
         while self.output.is_empty() && !bytes.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),

@@ -53,9 +53,10 @@ pub(super) async fn end(s: &mut Session, len: usize) -> Result<(), Gone> {
 
 fn forward_end(s: &mut Session, skip: usize, len: usize) {
     if let Some(shard) = s.run.copy_in.take()
-        && let Some(p) = s.txn.participant(shard) {
-            p.link().send(&s.client.input[skip..skip + len]);
-        }
+        && let Some(p) = s.txn.participant(shard)
+    {
+        p.link().send(&s.client.input[skip..skip + len]);
+    }
 }
 
 /// Serves one message of a COPY that a statement in the middle of a simple message began: that message, `skip`

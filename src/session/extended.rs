@@ -271,13 +271,14 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     }
     let prepared = s.extended.statements.get(&name).ok_or_else(|| no_statement(&name))?;
     if !prepared.odd
-        && let Some(control) = control::of(&template, &prepared.text) {
-            let text = prepared.text.clone();
-            send_deferred(s, None, &snapshot).await?;
-            s.extended.portals.insert(portal, Portal::Control { control, text });
-            s.run.local(backend::bind_complete);
-            return Ok(());
-        }
+        && let Some(control) = control::of(&template, &prepared.text)
+    {
+        let text = prepared.text.clone();
+        send_deferred(s, None, &snapshot).await?;
+        s.extended.portals.insert(portal, Portal::Control { control, text });
+        s.run.local(backend::bind_complete);
+        return Ok(());
+    }
     if s.txn.failed() {
         return Err(aborted().into());
     }
@@ -513,9 +514,10 @@ async fn close(s: &mut Session, len: usize) -> Served<()> {
         }
         Target::Portal => {
             if let Some(Portal::On { shard, .. }) = s.extended.portals.remove(&name)
-                && s.txn.holds(shard) {
-                    return to_portal(s, shard, len, &name, Pending::new(shard, Expect::Close)).await;
-                }
+                && s.txn.holds(shard)
+            {
+                return to_portal(s, shard, len, &name, Pending::new(shard, Expect::Close)).await;
+            }
         }
     }
     s.run.local(backend::close_complete);

@@ -341,10 +341,12 @@ impl Session {
                 self.txn.lease(shard, deadline).await?;
             }
         }
-        if how.writes && !how.describe_only
-            && let Some(p) = self.txn.participant(shard) {
-                p.wrote = true;
-            }
+        if how.writes
+            && !how.describe_only
+            && let Some(p) = self.txn.participant(shard)
+        {
+            p.wrote = true;
+        }
         Ok(())
     }
 }

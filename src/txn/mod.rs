@@ -255,25 +255,25 @@ impl Txn {
     /// Errors: 0A000 for a second writer, and for a second shard under one snapshot.
     pub fn admit(&mut self, shard: ShardId, writes: bool, name: impl Fn(ShardId) -> String) -> Result<()> {
         if let Block::Open(Begin { one_snapshot: true, .. }) = &self.block
-            && let Some(p) = self.participants.iter().find(|p| p.began && p.shard != shard) {
-                return Err(Error::unsupported(format!(
-                    "a REPEATABLE READ or SERIALIZABLE transaction cannot go on from shard {} to shard {}",
-                    name(p.shard),
-                    name(shard)
-                ))
-                .detail("The snapshots of two shards are not one snapshot.")
-                .hint("Use READ COMMITTED, or keep the transaction on one shard."));
-            }
-        if writes
-            && let Some(p) = self.participants.iter().find(|p| p.wrote && p.shard != shard) {
-                return Err(Error::unsupported(format!(
-                    "the transaction has written on shard {} and cannot write on shard {} as well",
-                    name(p.shard),
-                    name(shard)
-                ))
-                .detail("A commit on both shards would not be atomic.")
-                .hint("Write to one shard per transaction, or commit before writing to the other one."));
-            }
+            && let Some(p) = self.participants.iter().find(|p| p.began && p.shard != shard)
+        {
+            return Err(Error::unsupported(format!(
+                "a REPEATABLE READ or SERIALIZABLE transaction cannot go on from shard {} to shard {}",
+                name(p.shard),
+                name(shard)
+            ))
+            .detail("The snapshots of two shards are not one snapshot.")
+            .hint("Use READ COMMITTED, or keep the transaction on one shard."));
+        }
+        if writes && let Some(p) = self.participants.iter().find(|p| p.wrote && p.shard != shard) {
+            return Err(Error::unsupported(format!(
+                "the transaction has written on shard {} and cannot write on shard {} as well",
+                name(p.shard),
+                name(shard)
+            ))
+            .detail("A commit on both shards would not be atomic.")
+            .hint("Write to one shard per transaction, or commit before writing to the other one."));
+        }
         Ok(())
     }
 
@@ -452,10 +452,9 @@ impl Txn {
                 // COMMIT failed, or the block ended inside a longer message: the server has rolled back.
                 self.end(false, false);
             }
-            (Block::Open(_) | Block::Failed(_), b'I')
-                if failed => {
-                    p.lease.applied = None;
-                }
+            (Block::Open(_) | Block::Failed(_), b'I') if failed => {
+                p.lease.applied = None;
+            }
             (Block::Open(begin), b'E') => self.block = Block::Failed(begin.clone()),
             _ => {}
         }

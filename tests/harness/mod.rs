@@ -8,6 +8,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod wire;
+
 use pgweir::cluster::{Cluster, Lifetime, Login, Options, Port, Proxy};
 use std::path::{Path, PathBuf};
 use tokio_postgres::{Client, NoTls};

@@ -1,0 +1,392 @@
+//! Sessions message by message: each script runs against the proxy and against one plain Postgres, and the
+//! transcripts must be equal.
+
+mod harness;
+
+use harness::wire::Wire;
+use harness::{Harness, Setup};
+
+/// Runs a script on both sides. The script speaks and returns how many ReadyForQuery end it.
+fn same(h: &Harness, script: impl Fn(&mut Wire) -> Vec<String>) -> Vec<String> {
+    let mut proxy = Wire::connect(&h.url(), &[]).unwrap();
+    let mut oracle = Wire::connect(&h.oracle_url(), &[]).unwrap();
+    let want = script(&mut oracle);
+    let got = script(&mut proxy);
+    assert_eq!(got.join("\n"), want.join("\n"), "left: through pgweir, right: plain Postgres\n{}", h.log());
+    got
+}
+
+fn ask(w: &mut Wire, sql: &str) -> Vec<String> {
+    w.q(sql).hear(1)
+}
+
+fn asks(w: &mut Wire, statements: &[&str]) -> Vec<String> {
+    statements.iter().flat_map(|sql| ask(w, sql)).collect()
+}
+
+/// Keys of accounts: with the harness's map each of these pairs is on two different shards.
+async fn on_both_shards(h: &Harness) -> (i64, i64) {
+    let shard = |k: i64| async move {
+        let map = h.map_file();
+        let out = std::process::Command::new(harness::program())
+            .args(["route", "--json", "--map"])
+            .arg(&map)
+            .arg(format!("SELECT * FROM accounts WHERE id = {k}"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let json: serde_json::Value = serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("{e}: {text} {:?}", out.stderr.escape_ascii()));
+        json["shards"][0].as_str().unwrap().to_owned()
+    };
+    let first = shard(1).await;
+    for k in 2..200 {
+        if shard(k).await != first {
+            return (1, k);
+        }
+    }
+    panic!("all keys are on {first}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_equal_those_of_one_postgres() {
+    let h = Harness::start(Setup::default()).await;
+    let (a, b) = on_both_shards(&h).await;
+    simple_statements(&h, a, b);
+    several_statements_in_one_message(&h, a, b);
+    blocks(&h, a, b);
+    extended(&h, a, b);
+    pipelines(&h, a, b);
+    portals(&h, a);
+    copying(&h, a);
+    settings(&h, a, b);
+    errors(&h, a);
+}
+
+fn simple_statements(h: &Harness, a: i64, b: i64) {
+    same(h, |w| {
+        let mut t = asks(
+            w,
+            &[
+                "",
+                ";",
+                "-- nothing",
+                "SELECT 1",
+                "SELECT 1 AS x, NULL, 'text', 2.50",
+                "SELEC 1",
+                "SELECT * FROM accounts WHERE id = 1",
+                "SELECT nothing_such FROM countries",
+                "SELECT 1/0",
+                "SELECT * FROM no_such_table",
+                "SHOW server_encoding",
+                "VALUES (1), (2)",
+            ],
+        );
+        for k in [a, b] {
+            t.extend(asks(
+                w,
+                &[
+                    &format!("INSERT INTO accounts VALUES ({k}, 'o''neill', 10.50, '2020-01-02')"),
+                    &format!("INSERT INTO accounts VALUES ({k}, 'again')"),
+                    &format!("SELECT * FROM accounts WHERE id = {k}"),
+                    &format!("UPDATE accounts SET balance = balance + 1 WHERE id = {k} RETURNING balance"),
+                    &format!("SELECT a.owner, e.* FROM accounts a LEFT JOIN entries e ON e.account_id = a.id WHERE a.id = {k}"),
+                    &format!("DELETE FROM accounts WHERE id = {k}"),
+                ],
+            ));
+        }
+        t
+    });
+}
+
+fn several_statements_in_one_message(h: &Harness, a: i64, b: i64) {
+    same(h, |w| {
+        asks(
+            w,
+            &[
+                "SELECT 1; SELECT 2",
+                "SELECT 1; SELECT 1/0; SELECT 2",
+                "SELECT 1; SELEC 2",
+                &format!(
+                    "INSERT INTO accounts VALUES ({a}, 'x'); SELECT owner FROM accounts WHERE id = {a}; SELECT 1/0"
+                ),
+                &format!("SELECT owner FROM accounts WHERE id = {a}"),
+                &format!("BEGIN; INSERT INTO accounts VALUES ({a}, 'y'); COMMIT"),
+                &format!("SELECT owner FROM accounts WHERE id = {a}"),
+                &format!("BEGIN; DELETE FROM accounts WHERE id = {a}"),
+                &format!("SELECT count(*) FROM accounts WHERE id = {a}"),
+                "ROLLBACK",
+                // reads of two shards in one message
+                &format!(
+                    "SELECT owner FROM accounts WHERE id = {a}; SELECT owner FROM accounts WHERE id = {b}; SELECT 3"
+                ),
+                &format!("DELETE FROM accounts WHERE id = {a}; SELECT count(*) FROM accounts WHERE id = {b}"),
+                &format!(
+                    "SELECT count(*) FROM accounts WHERE id = {a}; SELECT 1/0; SELECT count(*) FROM accounts WHERE id = {b}"
+                ),
+                "COMMIT; SELECT 1",
+                "SELECT 1; COMMIT; SELECT 2",
+                "BEGIN; SELECT 1; ROLLBACK; SELECT 2",
+            ],
+        )
+    });
+}
+
+fn blocks(h: &Harness, a: i64, b: i64) {
+    same(h, |w| {
+        asks(
+            w,
+            &[
+                "COMMIT",
+                "ROLLBACK",
+                "SAVEPOINT s",
+                "BEGIN",
+                "BEGIN",
+                "COMMIT",
+                "START TRANSACTION READ ONLY",
+                &format!("INSERT INTO accounts VALUES ({a}, 'x')"),
+                "SELECT 1",
+                "COMMIT",
+                "BEGIN ISOLATION LEVEL SERIALIZABLE",
+                "SHOW transaction_isolation",
+                "COMMIT",
+                "BEGIN",
+                &format!("INSERT INTO accounts VALUES ({a}, 'x')"),
+                "SAVEPOINT s",
+                &format!("INSERT INTO accounts VALUES ({a}, 'x')"),
+                "SELECT 1",
+                "ROLLBACK TO s",
+                &format!("SELECT owner FROM accounts WHERE id = {a}"),
+                // a shard that joins late has the savepoint
+                &format!("SELECT owner FROM accounts WHERE id = {b}"),
+                "ROLLBACK TO nowhere",
+                "ROLLBACK TO s",
+                "RELEASE s",
+                "COMMIT AND CHAIN",
+                &format!("SELECT owner FROM accounts WHERE id = {a}"),
+                "ROLLBACK AND CHAIN",
+                &format!("DELETE FROM accounts WHERE id = {a}"),
+                "COMMIT",
+                "COMMIT AND CHAIN",
+                "BEGIN",
+                "SELECT 1/0",
+                "SELECT 1",
+                "COMMIT",
+                "END",
+                "ABORT",
+            ],
+        )
+    });
+}
+
+fn extended(h: &Harness, a: i64, b: i64) {
+    same(h, |w| {
+        let mut t = Vec::new();
+        for k in [a, b] {
+            let k = k.to_string();
+            let k = Some(k.as_str());
+            // as most drivers do: all in one flight, unnamed
+            t.extend(
+                w.p("", "INSERT INTO accounts (id, owner) VALUES ($1, $2)", &[])
+                    .b("", "", &[k, Some("bob")])
+                    .dp("")
+                    .e("", 0)
+                    .s()
+                    .hear(1),
+            );
+            // prepare and describe first, then run
+            t.extend(w.p("get", "SELECT id, owner FROM accounts WHERE id = $1", &[20]).ds("get").s().hear(1));
+            t.extend(w.b("", "get", &[k]).e("", 0).s().hear(1));
+            let binary = k.unwrap().parse::<i64>().unwrap().to_be_bytes();
+            t.extend(w.bb("", "get", &[Some(&binary)]).dp("").e("", 0).s().hear(1));
+            t.extend(w.b("", "get", &[None]).e("", 0).s().hear(1));
+            t.extend(w.cs("get").s().hear(1));
+            t.extend(w.b("", "get", &[k]).e("", 0).s().hear(1));
+            t.extend(w.p("", "DELETE FROM accounts WHERE id = $1", &[]).b("", "", &[k]).e("", 0).s().hear(1));
+        }
+        t.extend(w.p("", "", &[]).b("", "", &[]).e("", 0).s().hear(1));
+        t.extend(w.p("", "SELECT 1; SELECT 2", &[]).s().hear(1));
+        t.extend(w.p("bad", "SELEC", &[]).b("", "bad", &[]).e("", 0).s().hear(1));
+        t.extend(w.b("", "bad", &[]).e("", 0).s().hear(1));
+        t.extend(w.p("bad", "SELECT 1", &[]).s().hear(1));
+        t.extend(w.p("bad", "SELECT 2", &[]).s().hear(1));
+        t.extend(w.s().hear(1));
+        t.extend(w.p("", "BEGIN", &[]).b("", "", &[]).dp("").e("", 0).s().hear(1));
+        t.extend(w.p("", "SELECT 1/0", &[]).b("", "", &[]).e("", 0).s().hear(1));
+        t.extend(w.p("", "SELECT 1", &[]).b("", "", &[]).e("", 0).s().hear(1));
+        t.extend(w.p("", "COMMIT", &[]).b("", "", &[]).e("", 0).s().hear(1));
+        t.extend(w.p("", "SET work_mem TO '5MB'", &[]).b("", "", &[]).e("", 0).s().hear(1));
+        t.extend(w.p("", "SHOW work_mem", &[]).b("", "", &[]).dp("").e("", 0).s().hear(1));
+        t
+    });
+}
+
+fn pipelines(h: &Harness, a: i64, b: i64) {
+    same(h, |w| {
+        let mut t = Vec::new();
+        let (a, b) = (a.to_string(), b.to_string());
+        let (a, b) = (Some(a.as_str()), Some(b.as_str()));
+        w.p("ins", "INSERT INTO accounts (id, owner) VALUES ($1, $2)", &[]).s();
+        w.p("get", "SELECT owner FROM accounts WHERE id = $1", &[]).s();
+        // every shard in turn, each with its own Sync, nothing awaited
+        for k in [a, b, a, b] {
+            w.b("", "ins", &[k, Some("p")]).e("", 0).s();
+            w.b("", "get", &[k]).e("", 0).s();
+        }
+        t.extend(w.hear(10));
+        // one group, reads of both shards
+        for k in [a, b, a] {
+            w.b("", "get", &[k]).e("", 0);
+        }
+        t.extend(w.s().hear(1));
+        // an error in the middle skips the rest, also what was for another shard
+        w.b("", "get", &[a]).e("", 0);
+        w.p("", "SELECT 1/0", &[]).b("", "", &[]).e("", 0);
+        w.b("", "get", &[b]).e("", 0);
+        t.extend(w.s().hear(1));
+        // a block in a pipeline
+        w.q("BEGIN").q("SELECT 1").q("COMMIT").q("SELECT 2");
+        t.extend(w.hear(4));
+        w.p("", "BEGIN", &[]).b("", "", &[]).e("", 0);
+        w.b("", "get", &[a]).e("", 0);
+        w.b("", "get", &[b]).e("", 0);
+        w.p("", "DELETE FROM accounts WHERE id = $1", &[]).b("", "", &[a]).e("", 0);
+        w.p("", "COMMIT", &[]).b("", "", &[]).e("", 0);
+        t.extend(w.s().hear(1));
+        // a write that an error behind it in the same group undoes
+        w.p("", "DELETE FROM accounts WHERE id = $1", &[]).b("", "", &[b]).e("", 0);
+        w.p("", "SELECT 1/0", &[]).b("", "", &[]).e("", 0);
+        t.extend(w.s().hear(1));
+        t.extend(w.b("", "get", &[b]).e("", 0).s().hear(1));
+        t.extend(w.p("", "DELETE FROM accounts WHERE id = $1", &[]).b("", "", &[b]).e("", 0).s().hear(1));
+        t
+    });
+}
+
+fn portals(h: &Harness, a: i64) {
+    same(h, |w| {
+        let mut t = Vec::new();
+        w.p("", "SELECT g FROM generate_series(1, 5) g", &[])
+            .b("x", "", &[])
+            .e("x", 2)
+            .e("x", 2)
+            .e("x", 2)
+            .e("x", 2);
+        t.extend(w.s().hear(1));
+        t.extend(w.e("x", 0).s().hear(1));
+        t.extend(ask(w, "BEGIN"));
+        w.p("", "SELECT g FROM generate_series(1, 5) g", &[]).b("x", "", &[]).e("x", 2);
+        t.extend(w.s().hear(1));
+        t.extend(w.e("x", 2).s().hear(1));
+        t.extend(w.cp("x").e("x", 0).s().hear(1));
+        t.extend(ask(w, "ROLLBACK"));
+        t.extend(asks(
+            w,
+            &[
+                "BEGIN",
+                &format!("DECLARE c CURSOR FOR SELECT {a} + g FROM generate_series(1, 5) g"),
+                "FETCH 2 FROM c",
+                "MOVE 1 IN c",
+                "FETCH ALL FROM c",
+                "CLOSE c",
+                "COMMIT",
+            ],
+        ));
+        // rows until a Flush
+        w.p("", "SELECT g FROM generate_series(1, 3) g", &[]).b("", "", &[]).e("", 1).h();
+        t.extend(w.messages(4));
+        t.extend(w.e("", 0).s().hear(1));
+        t
+    });
+}
+
+fn copying(h: &Harness, a: i64) {
+    same(h, |w| {
+        let mut t = Vec::new();
+        t.extend(w.q("COPY audit FROM STDIN").copy("1\tone\n2\ttw").copy("o\n").copy_done().hear(1));
+        t.extend(ask(w, "COPY audit TO STDOUT"));
+        t.extend(ask(w, "COPY (SELECT * FROM audit ORDER BY id DESC) TO STDOUT (FORMAT csv, HEADER)"));
+        t.extend(w.q("COPY audit FROM STDIN").copy("3\tx\n").copy_fail("no more").hear(1));
+        t.extend(w.q("COPY audit FROM STDIN").copy("not a number\tx\n").copy("4\tx\n").copy_done().hear(1));
+        t.extend(w.q("COPY no_such FROM STDIN").copy("3\tx\n").copy_done().hear(1));
+        t.extend(w.q("SELECT 1; COPY audit FROM STDIN; SELECT 2").copy("5\tfive\n").copy_done().hear(1));
+        w.p("", "COPY audit FROM STDIN", &[]).b("", "", &[]).e("", 0).h();
+        t.extend(w.messages(3));
+        t.extend(w.copy("6\tsix\n").copy_done().s().hear(1));
+        t.extend(ask(w, &format!("COPY (SELECT * FROM accounts WHERE id = {a}) TO STDOUT")));
+        t.extend(ask(w, "DELETE FROM audit"));
+        t
+    });
+}
+
+fn settings(h: &Harness, a: i64, b: i64) {
+    same(h, |w| {
+        let on =
+            |k: i64| format!("SELECT current_setting('work_mem'), count(*) FROM accounts WHERE id = {k}");
+        asks(
+            w,
+            &[
+                "SET work_mem TO '3MB'",
+                &on(a),
+                &on(b),
+                "SET TimeZone TO 'Europe/Berlin'",
+                "SET no_such_thing TO 1",
+                "SET work_mem TO 'nonsense'",
+                &on(b),
+                "BEGIN",
+                "SET LOCAL work_mem TO '2MB'",
+                &on(a),
+                &on(b),
+                "SAVEPOINT s",
+                "SET work_mem TO '4MB'",
+                &on(b),
+                "ROLLBACK TO s",
+                &on(b),
+                "SET work_mem TO '6MB'",
+                "COMMIT",
+                &on(a),
+                &on(b),
+                "BEGIN",
+                "SET work_mem TO '7MB'",
+                "ROLLBACK",
+                &on(a),
+                "RESET work_mem",
+                &on(a),
+                &on(b),
+                "SET DateStyle TO 'German, DMY'",
+                "SELECT date '2020-02-01'",
+                "RESET ALL",
+                "SELECT date '2020-02-01'",
+                "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+                &format!("DELETE FROM accounts WHERE id = {b}"),
+                "RESET ALL",
+                "DISCARD ALL",
+                "SHOW TimeZone",
+            ],
+        )
+    });
+}
+
+fn errors(h: &Harness, a: i64) {
+    same(h, |w| {
+        let mut t = Vec::new();
+        // COPY data and the like that nobody waits for
+        t.extend(w.copy("x").copy_done().copy_fail("y").q("SELECT 1").hear(1));
+        t.extend(w.e("nowhere", 0).s().hear(1));
+        t.extend(w.dp("nowhere").s().hear(1));
+        t.extend(w.ds("nowhere").s().hear(1));
+        t.extend(w.cs("nowhere").cp("nowhere").s().hear(1));
+        t.extend(w.p("", "SELECT $1::int", &[]).b("", "", &[]).e("", 0).s().hear(1));
+        t.extend(w.p("", "SELECT $1::int", &[]).b("", "", &[Some("x")]).e("", 0).s().hear(1));
+        t.extend(
+            w.p("", &format!("SELECT * FROM accounts WHERE id = {a} AND owner = $1"), &[]).ds("").s().hear(1),
+        );
+        t.extend(
+            ask(w, "DO $$ BEGIN RAISE NOTICE 'hello'; END $$; SELECT 1")
+                .into_iter()
+                .filter(|l| !l.starts_with("error ERROR 0A000"))
+                .take(0),
+        );
+        t
+    });
+}
