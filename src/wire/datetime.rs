@@ -4,7 +4,7 @@
 //! infinities. These mean the same under every DateStyle and TimeZone. All else is the server's to read.
 
 use crate::error::{Error, SqlState};
-use crate::wire::values::{ValueError, is_space};
+use crate::wire::values::{ValueError, is_space, wrong_size};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
@@ -17,6 +17,9 @@ const DATES: std::ops::RangeInclusive<i32> = -2_451_545..=2_145_031_948;
 
 /// First microsecond of a timestamp, and the first one behind (294277-01-01).
 const TIMESTAMPS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
+
+/// Largest offset from UTC, in seconds (MAX_TZDISP_HOUR is 15).
+const MAX_OFFSET: i64 = 16 * 3600 - 1;
 
 const DATETIME_FIELD_OVERFLOW: SqlState = SqlState(*b"22008");
 const INVALID_TIME_ZONE_DISPLACEMENT: SqlState = SqlState(*b"22009");
@@ -41,7 +44,7 @@ pub(super) fn timestamp(text: &[u8]) -> Result<i64, ValueError> {
     match read(text)? {
         Read::Infinity => Ok(i64::MAX),
         Read::NegInfinity => Ok(i64::MIN),
-        Read::Moment(m) => m.micros(text, 0),
+        Read::Moment(m) => m.micros(text, false),
     }
 }
 
@@ -51,24 +54,28 @@ pub(super) fn timestamptz(text: &[u8]) -> Result<i64, ValueError> {
         Read::Infinity => Ok(i64::MAX),
         Read::NegInfinity => Ok(i64::MIN),
         Read::Moment(Moment { offset: None, .. }) => Err(ValueError::NeedsServer),
-        Read::Moment(m) => m.micros(text, m.offset.unwrap_or(0)),
+        Read::Moment(m) => m.micros(text, true),
     }
 }
 
-/// date_recv
-pub(super) fn check_date(days: i32) -> Result<i32, ValueError> {
-    if DATES.contains(&days) || days == i32::MIN || days == i32::MAX {
-        return Ok(days);
+/// date_recv: the value is judged before the length.
+pub(super) fn date_from_binary(bytes: &[u8]) -> Result<i32, ValueError> {
+    let (value, rest) = bytes.split_first_chunk().ok_or_else(|| wrong_size(true))?;
+    let days = i32::from_be_bytes(*value);
+    if !DATES.contains(&days) && days != i32::MIN && days != i32::MAX {
+        return Err(ValueError::Invalid(Error::client(DATETIME_FIELD_OVERFLOW, "date out of range")));
     }
-    Err(ValueError::Invalid(Error::client(DATETIME_FIELD_OVERFLOW, "date out of range")))
+    if rest.is_empty() { Ok(days) } else { Err(wrong_size(false)) }
 }
 
-/// timestamp_recv
-pub(super) fn check_timestamp(micros: i64) -> Result<i64, ValueError> {
-    if TIMESTAMPS.contains(&micros) || micros == i64::MIN || micros == i64::MAX {
-        return Ok(micros);
+/// timestamp_recv and timestamptz_recv, likewise.
+pub(super) fn timestamp_from_binary(bytes: &[u8]) -> Result<i64, ValueError> {
+    let (value, rest) = bytes.split_first_chunk().ok_or_else(|| wrong_size(true))?;
+    let micros = i64::from_be_bytes(*value);
+    if !TIMESTAMPS.contains(&micros) && micros != i64::MIN && micros != i64::MAX {
+        return Err(ValueError::Invalid(Error::client(DATETIME_FIELD_OVERFLOW, "timestamp out of range")));
     }
-    Err(ValueError::Invalid(Error::client(DATETIME_FIELD_OVERFLOW, "timestamp out of range")))
+    if rest.is_empty() { Ok(micros) } else { Err(wrong_size(false)) }
 }
 
 /// The timestamp at which a date begins; `None` when there is none so late.
@@ -76,7 +83,7 @@ pub(super) fn midnight(days: i32) -> Option<i64> {
     match days {
         i32::MIN => Some(i64::MIN),
         i32::MAX => Some(i64::MAX),
-        d => Some(i64::from(d) * MICROS_PER_DAY).filter(|t| TIMESTAMPS.contains(t)),
+        d => i64::from(d).checked_mul(MICROS_PER_DAY).filter(|t| TIMESTAMPS.contains(t)),
     }
 }
 
@@ -200,17 +207,22 @@ impl Moment {
         Ok((begun && !ended).then(|| days_of(year, self.month, self.day)))
     }
 
-    fn micros(&self, text: &[u8], offset: i64) -> Result<i64, ValueError> {
+    /// Faults are found in Postgres's order: time, offset, date, range.
+    fn micros(&self, text: &[u8], in_utc: bool) -> Result<i64, ValueError> {
         let (hours, minutes, seconds, micros) = self.time.unwrap_or((0, 0, 0, 0));
         let time = ((hours * 60 + minutes) * 60 + seconds) * MICROS_PER_SECOND + micros;
         // 24:00:00 and a leap second are the next day and minute
         if hours > 24 || minutes > 59 || seconds > 60 || time > MICROS_PER_DAY {
             return Err(refuse(DATETIME_FIELD_OVERFLOW, "date/time field value out of range", text));
         }
+        let offset = self.offset.unwrap_or(0);
+        if offset.abs() > MAX_OFFSET {
+            let what = "time zone displacement out of range";
+            return Err(refuse(INVALID_TIME_ZONE_DISPLACEMENT, what, text));
+        }
+        let offset = if in_utc { offset * MICROS_PER_SECOND } else { 0 };
         self.day(text)?
-            .and_then(|d| {
-                d.checked_mul(MICROS_PER_DAY)?.checked_add(time)?.checked_sub(offset * MICROS_PER_SECOND)
-            })
+            .and_then(|d| d.checked_mul(MICROS_PER_DAY)?.checked_add(time)?.checked_sub(offset))
             .filter(|t| TIMESTAMPS.contains(t))
             .ok_or_else(|| refuse(DATETIME_FIELD_OVERFLOW, "timestamp out of range", text))
     }
@@ -246,7 +258,7 @@ impl Scan<'_> {
         Some(number.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0')))
     }
 
-    fn moment(&mut self, text: &[u8]) -> Option<Result<Moment, ValueError>> {
+    fn moment(&mut self) -> Option<Moment> {
         let year = self.number(4..=7)?;
         self.take(b'-')?;
         let month = self.number(2..=2)?;
@@ -256,22 +268,13 @@ impl Scan<'_> {
         if !self.0.is_empty() && self.0 != b" BC" {
             self.take(b' ').or_else(|| self.take(b'T'))?;
             moment.time = Some(self.time()?);
-            moment.offset = match self.offset()? {
-                Some(seconds) if seconds.abs() >= 16 * 3600 => {
-                    return Some(Err(refuse(
-                        INVALID_TIME_ZONE_DISPLACEMENT,
-                        "time zone displacement out of range",
-                        text,
-                    )));
-                }
-                offset => offset,
-            };
+            moment.offset = self.offset()?;
         }
         if self.0 == b" BC" {
             moment.bc = true;
             self.0 = &[];
         }
-        self.0.is_empty().then_some(Ok(moment))
+        self.0.is_empty().then_some(moment)
     }
 
     fn time(&mut self) -> Option<(i64, i64, i64, i64)> {
@@ -309,18 +312,20 @@ impl Scan<'_> {
         };
         let sign = if self.0[sign_at] == b'-' { -1 } else { 1 };
         self.0 = &self.0[sign_at + 1..];
-        let (hours, minutes, seconds) = match self.number(2..=4)? {
-            hhmm if self.0.first() != Some(&b':') && hhmm > 99 => (hhmm / 100, hhmm % 100, 0),
-            hours if self.take(b':').is_none() => (hours, 0, 0),
-            hours => {
+        let before = self.0.len();
+        let number = self.number(2..=4)?;
+        let (hours, minutes, seconds) = match before - self.0.len() {
+            4 => (number / 100, number % 100, 0),
+            2 if self.take(b':').is_some() => {
                 let minutes = self.number(2..=2)?;
                 let seconds = if self.take(b':').is_some() { self.number(2..=2)? } else { 0 };
-                (hours, minutes, seconds)
+                (number, minutes, seconds)
             }
+            2 => (number, 0, 0),
+            _ => return None,
         };
-        // which of them is too large matters to nobody: all are above the limit then
         if minutes > 59 || seconds > 59 {
-            return Some(Some(i64::MAX));
+            return Some(Some(MAX_OFFSET + 1));
         }
         Some(Some(sign * ((hours * 60 + minutes) * 60 + seconds)))
     }
@@ -336,10 +341,7 @@ fn read(text: &[u8]) -> Result<Read, ValueError> {
     if trimmed.eq_ignore_ascii_case(b"-infinity") {
         return Ok(Read::NegInfinity);
     }
-    match Scan(trimmed).moment(text) {
-        Some(moment) => moment.map(Read::Moment),
-        None => Err(ValueError::NeedsServer),
-    }
+    Scan(trimmed).moment().map(Read::Moment).ok_or(ValueError::NeedsServer)
 }
 
 #[cfg(test)]
@@ -394,6 +396,7 @@ mod tests {
             "2020-01-02 14:00:00+02",
             "2020-01-02 06:30:00-0530",
             "2020-01-02 17:30:00 +05:30",
+            "2020-01-02 11:46:00-0014",
             "2020-01-02 12:00:01.5+00:00:01",
             "2020-01-02 12:00:00-00",
         ] {

@@ -184,13 +184,9 @@ impl<'a> KeyValue<'a> {
             KeyType::Numeric => KeyValue::Numeric(numeric::from_binary(bytes)?),
             KeyType::Text => self::text(Cow::Borrowed(bytes))?,
             KeyType::Uuid => KeyValue::Uuid(exactly(bytes)?),
-            KeyType::Date => KeyValue::Date(datetime::check_date(i32::from_be_bytes(exactly(bytes)?))?),
-            KeyType::Timestamp => {
-                KeyValue::Timestamp(datetime::check_timestamp(i64::from_be_bytes(exactly(bytes)?))?)
-            }
-            KeyType::TimestampTz => {
-                KeyValue::TimestampTz(datetime::check_timestamp(i64::from_be_bytes(exactly(bytes)?))?)
-            }
+            KeyType::Date => KeyValue::Date(datetime::date_from_binary(bytes)?),
+            KeyType::Timestamp => KeyValue::Timestamp(datetime::timestamp_from_binary(bytes)?),
+            KeyType::TimestampTz => KeyValue::TimestampTz(datetime::timestamp_from_binary(bytes)?),
             KeyType::Bytea => KeyValue::Bytea(Cow::Borrowed(bytes)),
         })
     }
