@@ -51,7 +51,7 @@ pub fn xxh64(value: &KeyValue<'_>, seed: u64) -> u64 {
         KeyValue::Date(v) => xxh64(&i64::from(*v).to_le_bytes(), seed),
         KeyValue::Text(b) | KeyValue::Bytea(b) => xxh64(b, seed),
         KeyValue::Uuid(b) => xxh64(b, seed),
-        KeyValue::Numeric(_) => xxh64(super::value::print(value).as_bytes(), seed),
+        KeyValue::Numeric(_) => xxh64(value.to_text().as_bytes(), seed),
     }
 }
 
@@ -196,5 +196,23 @@ mod tests {
         assert_eq!(plain(&KeyValue::Int(1)) as i32, -1_905_060_026);
         assert_eq!(plain(&KeyValue::Int(-1)), plain(&KeyValue::Date(-1)));
         assert_eq!(extended(&KeyValue::Int(7), 0) as u32, plain(&KeyValue::Int(7)), "no seed: same low half");
+    }
+
+    /// Against the reference implementation (`xxhsum -H64`), whose value for no input is 0xef46db3751d8e999.
+    #[test]
+    fn xxh64_is_over_the_bytes_that_are_documented() {
+        let text = |s: &'static [u8]| KeyValue::Text(s.into());
+        assert_eq!(xxh64(&text(b""), 0), 0xef46_db37_51d8_e999);
+        let one = xxh64(&text(b"\x01\0\0\0\0\0\0\0"), 0);
+        for v in [KeyValue::Int(1), KeyValue::Date(1), KeyValue::Timestamp(1), KeyValue::TimestampTz(1)] {
+            assert_eq!(xxh64(&v, 0), one);
+        }
+        for (written, printed) in
+            [("1.50", "1.5"), ("1e3", "1000"), ("-0.00", "0"), ("1000.0", "1000"), ("NaN", "NaN")]
+        {
+            let value = KeyValue::from_text(crate::wire::values::KeyType::Numeric, written.as_bytes())
+                .expect("a numeric");
+            assert_eq!(xxh64(&value, 7), xxh64(&KeyValue::Text(printed.as_bytes().into()), 7), "{written}");
+        }
     }
 }

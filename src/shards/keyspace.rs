@@ -3,7 +3,7 @@
 use super::directory::{DirectoryCache, DirectoryTable, Entries};
 use super::range::{Interval, Ranges};
 use super::spread::Spread;
-use super::value::{is_of, print, type_name};
+use super::value::{is_of, type_name};
 use super::{Located, ShardId, ShardSet, hash};
 use crate::error::{Error, Result, SqlState};
 use crate::wire::values::{KeyType, KeyValue};
@@ -195,7 +195,12 @@ impl Keyspace {
             HashFunction::Citus => {
                 let hash = plain_sql(columns[0], self.types[0]);
                 let step = (1u64 << 32) / count as u64;
-                Some(format!("least(({hash}::int8 + 2147483648) / {step}, {})::int4", count - 1))
+                // least() passes over NULL
+                Some(format!(
+                    "CASE WHEN {} IS NOT NULL THEN least(({hash}::int8 + 2147483648) / {step}, {})::int4 END",
+                    columns[0],
+                    count - 1
+                ))
             }
             HashFunction::Modulo => {
                 Some(format!("((({}) % {count}::int8 + {count}) % {count})::int4", columns[0]))
@@ -324,10 +329,10 @@ fn written(key: &[KeyValue<'_>]) -> String {
     let values: Vec<String> = key
         .iter()
         .map(|v| {
-            let text = print(v);
+            let text = v.to_text();
             match text.char_indices().nth(60) {
                 Some((at, _)) => format!("{}…", &text[..at]),
-                None => text,
+                None => text.into_owned(),
             }
         })
         .collect();
@@ -394,7 +399,7 @@ fn plain_sql(column: &str, ty: KeyType) -> String {
         KeyType::Uuid => format!("uuid_hash({column})"),
         KeyType::Timestamp => format!("timestamp_hash({column})"),
         KeyType::Date | KeyType::TimestampTz | KeyType::Bytea => {
-            format!("(CASE WHEN {column} IS NOT NULL THEN hash_record(ROW({column})) END)")
+            format!("hash_record(ROW({column}))")
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Range keyspaces: intervals of the ordered key, half-open, without gaps or overlaps between them.
 
-use super::value::compare;
 use super::{ShardId, ShardSet};
 use crate::wire::values::KeyValue;
 use std::cmp::Ordering;
@@ -77,15 +76,15 @@ impl Ranges {
     pub fn overlapping(&self, low: Bound<&KeyValue<'_>>, high: Bound<&KeyValue<'_>>) -> ShardSet {
         let not_too_late = |edge: &[KeyValue<'_>]| match (edge.first(), high) {
             (None, _) | (_, Bound::Unbounded) => true,
-            (Some(from), Bound::Included(v)) => compare(from, v).is_le(),
-            (Some(from), Bound::Excluded(v)) => compare(from, v).is_lt(),
+            (Some(from), Bound::Included(v)) => from <= v,
+            (Some(from), Bound::Excluded(v)) => from < v,
         };
         // An interval that ends here ends before the bound. An edge of one column excludes its value; one of
         // more columns has keys below it that begin with that value.
         let too_early = |edge: &[KeyValue<'_>]| match (edge.first(), low) {
             (_, Bound::Unbounded) => false,
             (None, _) => true,
-            (Some(to), Bound::Included(v) | Bound::Excluded(v)) => match compare(to, v) {
+            (Some(to), Bound::Included(v) | Bound::Excluded(v)) => match to.cmp(v) {
                 Ordering::Less => true,
                 Ordering::Equal => edge.len() == 1,
                 Ordering::Greater => false,
@@ -131,7 +130,7 @@ impl Ranges {
 /// Whether `edge <= key`. An edge that is a prefix of the key is at or below it.
 fn below_or_at(edge: &[KeyValue<'_>], key: &[KeyValue<'_>]) -> bool {
     for (e, k) in edge.iter().zip(key) {
-        match compare(e, k) {
+        match e.cmp(k) {
             Ordering::Less => return true,
             Ordering::Greater => return false,
             Ordering::Equal => {}
@@ -142,5 +141,5 @@ fn below_or_at(edge: &[KeyValue<'_>], key: &[KeyValue<'_>]) -> bool {
 
 /// The order of two edges: a prefix is below everything that extends it.
 pub(super) fn compare_edges(a: &[KeyValue<'_>], b: &[KeyValue<'_>]) -> Ordering {
-    a.iter().zip(b).map(|(a, b)| compare(a, b)).find(|o| o.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()))
+    a.iter().zip(b).map(|(a, b)| a.cmp(b)).find(|o| o.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()))
 }
