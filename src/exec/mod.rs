@@ -45,6 +45,8 @@ pub struct Run {
     replies: VecDeque<Reply>,
     /// an error came and the client's Sync is still to come
     pub skipping: bool,
+    /// the link whose error that was; its server skips as well
+    pub skipped_by: Option<crate::shards::ShardId>,
     /// the link that waits for COPY data, with nothing but the client's data to go on
     pub copy_in: Option<crate::shards::ShardId>,
     /// error replies given to the client so far

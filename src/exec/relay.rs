@@ -350,6 +350,7 @@ impl Run {
             }
         }
         self.skipping = true;
+        self.skipped_by = Some(from);
     }
 
     /// A link is gone: what it still owed becomes errors.

@@ -551,12 +551,13 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
         }
     }
     let failed = std::mem::take(&mut s.run.skipping);
+    let skipped_by = s.run.skipped_by.take();
     let refused = std::mem::take(&mut s.extended.refused);
     let group = std::mem::take(&mut s.extended.group);
     let undo = !s.txn.in_block() && (refused || (failed && group.len() > 1));
     let held: SmallVec<[ShardId; 2]> = group.iter().copied().filter(|g| s.txn.holds(*g)).collect();
-    for shard in &held {
-        if let (true, Some(p)) = (undo, s.txn.participant(*shard)) {
+    for shard in held.iter().filter(|h| undo && Some(**h) != skipped_by) {
+        if let Some(p) = s.txn.participant(*shard) {
             // What ran on this link since the last Sync was part of a transaction that failed elsewhere.
             crate::txn::inject(&mut p.link().output, "ROLLBACK");
             p.link().statements.remove("");

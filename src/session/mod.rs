@@ -1,4 +1,27 @@
 //! One client, from greeting to goodbye.
+//!
+//! **May import** wire, sql, plan, exec, txn, shards, backend, catalog, schema.
+//!
+//! **Lifecycle.** `server` accepts; [`startup`] greets (TLS, who are you, prove it) and yields a [`Greeted`]; [`run::serve`]
+//! tells the client what a server reports ([`baseline`]), and then takes message after message until either side goes.
+//! One task owns all of it, and polls the links that it has checked out itself: no task per link, no channel per
+//! message. The loop has one rule: *a message is served when what came before it cannot change its meaning any
+//! more*. Usually that is at once, so pipelines flow; transaction control, settings, a change of shard within a group and COPY set
+//! a barrier, and the loop drains first.
+//!
+//! **Decisions.**
+//! - The message being served stays at the front of the input until it is done: it is planned and forwarded in place,
+//!   and what the client pipelines is read behind it, within bounds.
+//! - Statements of one shard are forwarded as they came, several in one message too: the server gives them their
+//!   meaning, and [`txn::Effect`](crate::txn::Effect)s follow along by counting completions.
+//! - A refusal of pgweir's own behaves like an error of a server: it fails the block, and in the extended protocol
+//!   everything is skipped until Sync.
+//! - Statements are prepared on links under names that belong to text, types and settings ([`statements`]); a client's name is
+//!   its own affair.
+//!
+//! **Where to look when it breaks.** Replies out of order or missing: the queue in [`exec`](crate::exec) holds one entry for
+//! each message sent. A setting that vanished: [`txn::settings`](crate::txn::settings). A statement on the wrong shard:
+//! `pgweir route` asks the same planner.
 
 pub mod auth;
 mod baseline;

@@ -104,7 +104,7 @@ pub struct Participant {
     pub began: bool,
     /// something was sent that is not proved read-only
     pub wrote: bool,
-    /// settings or BEGIN were injected since the link was last idle
+    /// settings were injected since the link was last idle
     injected: bool,
 }
 
@@ -292,8 +292,7 @@ impl Txn {
     /// Puts in front of the next statement what this shard's server session lacks: settings, BEGIN, the journal.
     /// Returns how many statements were put there; each answers with ParseComplete, BindComplete, CommandComplete.
     pub fn enlist(&mut self, shard: ShardId, describe_only: bool) -> usize {
-        let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return 0 };
-        let p = &mut self.participants[at];
+        let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return 0 };
         if p.began {
             return 0;
         }
@@ -308,6 +307,7 @@ impl Txn {
             if count == 0 {
                 link.applied = Some(self.settings.list().clone());
             }
+            p.injected |= count > 0;
         }
         if let (Block::Open(begin), false) = (&self.block, describe_only) {
             inject(&mut link.output, &begin.text);
@@ -319,7 +319,6 @@ impl Txn {
             p.began = true;
         }
         if count > 0 {
-            p.injected = true;
             p.lease.statements.remove("");
         }
         count
