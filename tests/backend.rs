@@ -133,7 +133,7 @@ async fn every_way_to_log_in() {
 
         // Somebody else on the servers.
         let identity = Identity { user: "app".into(), proof: Proof::Password(Secret::new("app")) };
-        let credentials = Credentials::default().identity("alice", identity);
+        let credentials = app_password().identity("alice", identity);
         let backends = Backends::new(&map, options(), credentials).unwrap();
         let pool = backends.pool(&key(A, "alice")).unwrap();
         assert_eq!(ask(&mut acquire(&pool).await, "select current_user").await, Ok(Some("app".into())));

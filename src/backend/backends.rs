@@ -1,10 +1,10 @@
 //! All servers of one logical database: its shards and their pools.
 
 use crate::backend::connect::Connector;
-use crate::backend::credentials::Credentials;
+use crate::backend::credentials::{Credentials, Identity, Proof};
 use crate::backend::link::CancelTarget;
 use crate::backend::options::{Options, limit};
-use crate::backend::pool::{Pool, PoolKey, PoolStats};
+use crate::backend::pool::{Lease, Pool, PoolKey, PoolStats};
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::shards::{ShardId, ShardMap};
@@ -15,13 +15,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
+/// Stands for pgweir itself among client users; no client can be called so, because names hold no NUL.
+const SERVICE: &str = "\0service";
+
 /// All servers of one logical database.
 #[derive(Debug)]
 pub struct Backends {
     connector: Arc<Connector>,
     credentials: Arc<Credentials>,
     shards: ArcSwap<Vec<Arc<ShardNodes>>>,
-    /// by client user and by server user; users that are one on the servers share a pool
+    /// by client user; users that are one and the same to the servers share a pool
     pools: DashMap<PoolKey, Arc<Pool>, foldhash::fast::RandomState>,
     /// Names of all shards there ever were, by number; held while the set of pools or shards changes.
     names: Mutex<Vec<Arc<str>>>,
@@ -36,6 +39,11 @@ impl Backends {
         let runtime = Handle::try_current().map_err(|e| Error::internal(e.to_string()))?;
         let rhythm =
             (limit(options.idle_timeout) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let service = Identity {
+            user: options.service_user.as_str().into(),
+            proof: options.service_password.clone().map_or(Proof::None, Proof::Password),
+        };
+        let credentials = credentials.identity(SERVICE, service);
         let backends = Arc::new(Backends {
             connector: Arc::new(Connector::new(options)?),
             credentials: Arc::new(credentials),
@@ -101,23 +109,33 @@ impl Backends {
             let what = format!("shard number {} is no longer in the shard map", key.shard.0);
             return Err(Error::new(Source::Shard, SqlState::CANNOT_CONNECT_NOW, what).retryable());
         };
-        let user = self.credentials.of(&key.user).user;
-        let pool = self
-            .pools
-            .entry(PoolKey { shard: key.shard, user: user.clone() })
-            .or_insert_with(|| {
+        let identity = self.credentials.of(&key.user);
+        let user = identity.user.clone();
+        // Shared only when the proof is the same too, or the first to come would decide whether logins work.
+        let owner = if self.credentials.of(&user) == identity { user.clone() } else { key.user.clone() };
+        let listed =
+            self.pools.entry(PoolKey { shard: key.shard, user: owner.clone() }).or_insert_with(|| {
                 Arc::new(Pool::new(
                     shard.clone(),
-                    user.clone(),
-                    key.user.clone(),
+                    user,
+                    owner,
                     self.connector.clone(),
                     self.credentials.clone(),
                     self.runtime.clone(),
                 ))
-            })
-            .clone();
+            });
+        // The entry is a lock, which must not be held when the same map is written.
+        let pool = listed.clone();
+        drop(listed);
         self.pools.insert(key.clone(), pool.clone());
         Ok(pool)
+    }
+
+    /// A link for pgweir's own questions, as the service user.
+    ///
+    /// Errors: as those of [`Pool::acquire`].
+    pub async fn service(&self, shard: ShardId, deadline: Instant) -> Result<Lease> {
+        self.pool(&PoolKey { shard, user: SERVICE.into() })?.acquire(deadline).await
     }
 
     /// Sends a CancelRequest for what the link runs now; best effort, bounded in time.

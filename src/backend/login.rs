@@ -26,11 +26,14 @@ const MAX_MESSAGES: usize = 500;
 /// Most stretched passwords that are kept.
 const MAX_STRETCHED: usize = 4096;
 
+type Kept = (Secret, Salted);
+
 /// Passwords as SCRAM stretched them (PBKDF2, a millisecond), so that each is stretched once per node and not at
 /// every login.
 #[derive(Debug, Default)]
 pub(crate) struct Stretched {
-    known: Mutex<HashMap<(Arc<NodeAddr>, Arc<str>), (Secret, Salted)>>,
+    /// by node and user, with the password that it was made from
+    known: Mutex<HashMap<(Arc<NodeAddr>, Arc<str>), Kept>>,
 }
 
 impl Stretched {

@@ -29,7 +29,7 @@ pub enum Volatility {
     Volatile,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub name: Arc<str>,
     /// of the default shard; of the base type when the column's type is a domain
@@ -49,7 +49,7 @@ pub struct Column {
     pub collation_c: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     pub oid: u32,
     pub name: QualifiedName,
@@ -77,7 +77,7 @@ impl Table {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     pub name: QualifiedName,
     /// 'f' function, 'p' procedure, 'a' aggregate, 'w' window
