@@ -46,15 +46,23 @@ impl Desugared<'_> {
     }
 }
 
-/// Rewrites the statement in bytes `span` of `text`:
+/// Rewrites the statement in bytes `span` of `text`, if it reads or writes rows (others are left alone):
 /// `TABLE t` (to SELECT), `ISNULL` and `NOTNULL`, strings continued on another line, integers in hexadecimal,
 /// octal, binary or with underscores, and constants written as a type's name before a string.
+/// ONLY before a table is left out: with its children the table is a wider, so still a sound, reading.
 /// Strings are taken to be standard-conforming.
 pub fn desugar(text: &str, span: Range<u32>) -> Desugared<'_> {
     let statement = text.get(span.start as usize..span.end as usize).unwrap_or("");
     let mut out = Writer { text, at: span.start, new: String::new(), start: span.start, edits: Vec::new() };
     let mut lexer = Lexer::within(text, span.clone(), true);
     let mut next = lexer.next();
+    let rows = next.is_some_and(|t| {
+        const WORDS: &[&str] = &["delete", "insert", "merge", "select", "table", "update", "values", "with"];
+        t.kind == Kind::Open || WORDS.iter().any(|w| t.is_word(text, w))
+    });
+    if !rows {
+        next = None;
+    }
     let mut continued = lexer.continued;
     let mut odd_number = lexer.modern_number;
     // the two tokens before, and whether the statement is an INSERT that has not come to its query
@@ -84,6 +92,24 @@ pub fn desugar(text: &str, span: Range<u32>) -> Desugared<'_> {
                 };
                 if begins_query && next.is_some_and(|t| matches!(t.kind, Kind::Word | Kind::Quoted)) {
                     out.replace(token.span(), "SELECT * FROM");
+                }
+            }
+            Kind::Word if token.is_word(text, "only") && before.is_some_and(|b| reads_table(text, b)) => {
+                match next.map(|t| t.kind) {
+                    Some(Kind::Word | Kind::Quoted) => out.replace(token.span(), ""),
+                    Some(Kind::Open) => {
+                        if let Some((name, after)) = in_parentheses(&lexer) {
+                            out.replace(token.start..name.start, "");
+                            out.replace(name.end..after.0.end, "");
+                            before_that = Some(token);
+                            before = Some(after.0);
+                            lexer = after.1;
+                            next = lexer.next();
+                            (continued, odd_number) = (lexer.continued, lexer.modern_number);
+                            continue;
+                        }
+                    }
+                    _ => {}
                 }
             }
             Kind::Word if token.is_word(text, "isnull") || token.is_word(text, "notnull") => {
@@ -173,6 +199,30 @@ fn is_set_operation(text: &str, token: Token) -> bool {
     ["union", "intersect", "except"].iter().any(|w| token.is_word(text, w))
 }
 
+/// After this token the name of a table stands.
+fn reads_table(text: &str, before: Token) -> bool {
+    before.kind == Kind::Comma
+        || ["from", "join", "into", "table", "update", "using"].iter().any(|w| before.is_word(text, w))
+}
+
+/// Behind an opening parenthesis: a name, and the closing parenthesis with the lexer behind it.
+fn in_parentheses<'a>(lexer: &Lexer<'a>) -> Option<(Range<u32>, (Token, Lexer<'a>))> {
+    let mut lexer = lexer.clone();
+    let first = lexer.next()?;
+    let mut last = first;
+    loop {
+        if !matches!(last.kind, Kind::Word | Kind::Quoted) {
+            return None;
+        }
+        let token = lexer.next()?;
+        match token.kind {
+            Kind::Dot => last = lexer.next()?,
+            Kind::Close => return Some((first.start..last.end, (token, lexer))),
+            _ => return None,
+        }
+    }
+}
+
 /// After this token an expression begins, so that a name followed by a string is a constant of that type.
 fn begins_expression(text: &str, before: Token) -> bool {
     match before.kind {
@@ -231,7 +281,9 @@ fn typed_constant<'a>(
     let known = name.kind == Kind::Word && string_may_follow(name.text(text).to_ascii_lowercase().as_bytes());
     let takes_precision =
         ["interval", "time", "timestamp", "timestamptz"].iter().any(|w| name.is_word(text, w));
-    if !string || (known && !(modified && takes_precision)) {
+    // as constants these have no length, as the type of a cast their length is one
+    let lengthless = !modified && ["bit", "char", "character", "nchar"].iter().any(|w| name.is_word(text, w));
+    if !string || lengthless || (known && !(modified && takes_precision)) {
         return None;
     }
     // `interval(2) '1' day` has more to it
@@ -281,7 +333,8 @@ mod tests {
     fn sugar_is_written_out() {
         for (text, plain) in [
             ("table t", "SELECT * FROM t"),
-            ("table only s.t order by 1", "SELECT * FROM only s.t order by 1"),
+            ("table only s.t order by 1", "SELECT * FROM  s.t order by 1"),
+            ("select * from only (s.t) x join only u on true", "select * from s.t x join  u on true"),
             ("table a union all table b", "SELECT * FROM a union all SELECT * FROM b"),
             ("select * from (table t) x", "select * from (SELECT * FROM t) x"),
             ("insert into t (a) table u", "insert into t (a) SELECT * FROM u"),
@@ -305,6 +358,7 @@ mod tests {
             "grant select on table t to u",
             "create table t (a int)",
             "select interval(2) '1' day",
+            "select bit '101', char 'abc'",
             "select distinct on (1) 'x'",
             "select 1 from t where a in (select b from u)",
         ] {

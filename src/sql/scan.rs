@@ -349,6 +349,9 @@ impl Run<'_> {
         let (start, end) = (token.start as usize, token.end as usize);
         if token.kind == Kind::Semicolon && self.splits() {
             self.end_piece();
+            // between the pieces, for the eye
+            self.mark(b';');
+            self.piece.normalized.start = self.used as u32;
             return;
         }
         if self.before == Before::Nothing {
@@ -548,7 +551,22 @@ impl Run<'_> {
                 self.level.arms += 1;
                 self.level.operators = 0;
             }
-            b"join" => self.level.arms += 1,
+            b"join" => {
+                self.level.arms += 1;
+                // an alias to Postgres, a kind of join to the parser
+                if self.before == Before::Word
+                    && matches!(&self.out[self.before_word.clone()], b"semi" | b"anti" | b"asof" | b"global")
+                {
+                    self.distrust("a table called like a kind of join");
+                }
+            }
+            b"only" => {
+                let plain = self.before == Before::Word
+                    && matches!(&self.out[self.before_word.clone()], b"row" | b"rows" | b"read");
+                if !plain {
+                    self.distrust("ONLY");
+                }
+            }
             b"when" | b"then" | b"else" => {
                 self.note_chain();
                 self.level.operators = 0;
@@ -669,12 +687,12 @@ pub(super) fn string_may_follow(word: &[u8]) -> bool {
     #[rustfmt::skip] // many to a line
     const WORDS: &[&str] = &[
         "all", "and", "any", "as", "asc", "between", "both", "by", "call", "case", "check", "collate",
-        "comment", "concurrently", "connection", "copy", "csv", "database", "date", "default", "delimiter",
-        "delimiters", "desc", "distinct", "do", "else", "encoding", "escape", "except", "execute", "exists",
-        "false", "filter", "for", "from", "function", "handler", "having", "header", "ilike", "in",
-        "inline", "intersect", "interval", "into", "is", "json", "jsonb", "language", "leading", "like",
-        "limit", "listen", "load", "local", "names", "not", "notify", "null", "of",
-        "off", "offset", "on", "only", "option", "or", "overlaps", "overlay", "password", "placing",
+        "comment", "concurrently", "connection", "content", "copy", "csv", "database", "date", "default",
+        "delimiter", "delimiters", "desc", "distinct", "do", "document", "else", "encoding", "escape",
+        "except", "execute", "exists", "false", "filter", "for", "from", "function", "handler", "having",
+        "header", "ilike", "in", "inline", "intersect", "interval", "into", "is", "json", "jsonb",
+        "language", "leading", "like", "limit", "listen", "load", "local", "names", "not", "notify", "null",
+        "of", "off", "offset", "on", "only", "option", "or", "overlaps", "overlay", "password", "placing",
         "program", "provider", "quote", "return", "returning", "role", "schema", "select", "server",
         "session", "set", "similar", "some", "substring", "symmetric", "tablespace", "template", "then",
         "time", "timestamp", "timestamptz", "to", "trailing", "transaction", "type", "union", "until",
@@ -837,8 +855,11 @@ mod tests {
     fn literals_leave_their_class_behind() {
         assert_eq!(
             normalized("SELECT Abalance  FROM pgbench_accounts\nWHERE aid = 4711;"),
-            "select abalance from pgbench_accounts where aid = 0"
+            "select abalance from pgbench_accounts where aid = 0;"
         );
+        let two = scan("select 1; select 'a'");
+        assert_eq!(two.normalized_of(&two.pieces[0]), b"select 0");
+        assert_eq!(two.normalized_of(&two.pieces[1]), b"select ''");
         assert_eq!(
             normalized("select 5,5000000000,5.0,'5',E'5',$$5$$,B'1',X'1',99999999999999999999,1e3"),
             "select 0,2147483648,.0,'',E'',$$$$,B'',X'',.0,.0"
@@ -939,6 +960,8 @@ mod tests {
             "select $1and",
             "select a =@ 5",
             "select N'x'",
+            "select * from only t",
+            "select * from t semi join u on t.k = u.k",
         ] {
             assert!(scan(text).distrust.is_some(), "{text}");
         }
@@ -948,6 +971,7 @@ mod tests {
             "select a->>'x', b @> '{}', c::text, -5, a >= -1, a*-1, x <-1",
             "insert into t values ('a', 'b', DEFAULT, NULL), ($1, $2, 3, 4.5)",
             "select case when a then 'x' else 'y' end",
+            "select * from t fetch first 5 rows only",
         ] {
             assert_eq!(scan(text).distrust, None, "{text}");
         }

@@ -400,7 +400,8 @@ fn names(words: &mut Words<'_>, text: &str, piece: &Piece) -> Option<Vec<Name>> 
                     words.next();
                 }
             }
-            let _ = words.eat("table");
+            let _ =
+                words.eat("table") || (words.at("sequence") && words.names_follow() && words.eat("sequence"));
             const OTHERS: &[&str] = &[
                 "database",
                 "domain",
@@ -412,16 +413,14 @@ fn names(words: &mut Words<'_>, text: &str, piece: &Piece) -> Option<Vec<Name>> 
                 "procedure",
                 "routine",
                 "schema",
-                "sequence",
                 "tablespace",
                 "type",
             ];
-            let follows_name = words.second().is_some_and(|t| matches!(t.kind, Kind::Word | Kind::Quoted))
-                && !words.second().is_some_and(|t| words.is(t, "to") || words.is(t, "from"));
+            let names_follow = words.names_follow();
             if words.at("all") {
                 return None;
             }
-            if follows_name && OTHERS.iter().any(|w| words.at(w)) {
+            if names_follow && OTHERS.iter().any(|w| words.at(w)) {
                 return Some(Vec::new());
             }
             words.relations()
@@ -531,6 +530,13 @@ fn create(words: &mut Words<'_>) -> Option<Vec<Name>> {
 }
 
 impl Words<'_> {
+    /// The next word is a kind of object and no name: in `GRANT ... ON sequence TO` it is a name.
+    fn names_follow(&self) -> bool {
+        self.second().is_some_and(|t| {
+            matches!(t.kind, Kind::Word | Kind::Quoted) && !self.is(t, "to") && !self.is(t, "from")
+        })
+    }
+
     /// TABLE, VIEW, MATERIALIZED VIEW, FOREIGN TABLE, SEQUENCE
     fn relation_kind(&mut self) -> bool {
         if self.eat("table") || self.eat("view") || self.eat("sequence") {
@@ -606,6 +612,7 @@ mod tests {
             ("revoke usage on schema x from y", ""),
             ("grant a to b", ""),
             ("grant select on domain to b", "domain"),
+            ("grant usage on sequence s to b", "s"),
             ("drop table if exists a, s.b cascade", "a s.b"),
             ("drop trigger t on a", "a"),
             ("alter table only a add column b int references c (d)", "a c"),
