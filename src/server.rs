@@ -11,36 +11,33 @@
 //! them up to `drain_timeout`; a second signal ends the wait.
 //!
 //! May import config and the rooms. Where to look when it breaks: "not accepted" in [`Server::listen`], "not admitted" in
-//! `session::startup`, "reload refused" in [`House::reload`], "schema not read" in `catalogs`.
+//! `session::startup`, "reload refused" in [`House::reload`], "shard map not reloaded" and
+//! "schema not read" in `databases`.
+
+mod databases;
 
 use crate::admin::http::{self, Readiness};
-use crate::backend::credentials::{Credentials, Identity, Proof};
-use crate::backend::pool::Backends;
 use crate::backend::stream::Stream;
 use crate::config::{self, Address, Config, Surroundings};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
-use crate::options::Secret;
 use crate::session::auth::{self, Users};
 use crate::session::database::Database;
 use crate::session::registry::Registry;
-use crate::session::startup::{self, Arrival, Databases, Door};
+use crate::session::startup::{self, Arrival, Door};
 use crate::session::{Shutdown, run, tls};
-use crate::shards::{self, ShardMap};
 use crate::wire::startup::PROTOCOL_3_0;
 use arc_swap::ArcSwap;
-use futures_util::FutureExt;
-use notify::Watcher;
+use databases::{Accepted, Hosted};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// How long sessions have to say goodbye after the drain's deadline.
@@ -48,9 +45,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long accepting rests after the kernel refused (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Map files are read once nothing has been written for so long.
-const QUIET: Duration = Duration::from_millis(200);
 
 /// Runs the proxy until a signal ends it.
 pub fn run(file: Option<&Path>, around: Surroundings) -> Result<()> {
@@ -151,69 +145,23 @@ struct House {
     around: Surroundings,
     config: ArcSwap<Config>,
     door: ArcSwap<Door>,
+    hosted: Arc<Hosted>,
     registry: Arc<Registry>,
     shutdown: watch::Sender<Shutdown>,
     /// clients that have not logged in
     startups: Arc<Semaphore>,
     /// of made-up verifiers
     secret: [u8; 32],
-    /// for the watcher: the files may be others now
-    reloaded: Notify,
     /// one reload at a time
     reloading: tokio::sync::Mutex<()>,
-}
-
-/// What a reload reads again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    All,
-    /// not the configuration, which may be in the middle of being edited
-    Maps,
-}
-
-impl Extent {
-    fn name(self) -> &'static str {
-        match self {
-            Extent::All => "configuration and shard maps",
-            Extent::Maps => "shard maps",
-        }
-    }
-}
-
-/// Everything that a configuration names, read and found right.
-struct Furnishing {
-    tls: Option<tls::Acceptor>,
-    maps: BTreeMap<String, Arc<ShardMap>>,
-}
-
-impl Furnishing {
-    /// Errors: all mistakes of all files at once.
-    fn read(config: &Config) -> Result<Self> {
-        let mut wrong = Vec::new();
-        let mut keep = |e: Error| wrong.push(e.message().to_owned());
-        let tls = tls::load(&config.tls).map_err(&mut keep).ok().flatten();
-        let mut maps = BTreeMap::new();
-        for (name, database) in &config.databases {
-            match load_map(name, &database.place.map) {
-                Ok(map) => {
-                    maps.insert(name.clone(), map);
-                }
-                Err(e) => keep(e),
-            }
-        }
-        if wrong.is_empty() { Ok(Furnishing { tls, maps }) } else { Err(Error::config(wrong.join("\n"))) }
-    }
 }
 
 impl Server {
     /// Loads, binds and begins to accept. Errors: a file is wrong, an address is taken.
     pub async fn start(config: Config, around: Surroundings, metrics: Metrics) -> Result<Server> {
-        let Furnishing { tls, maps } = Furnishing::read(&config)?;
-        let mut databases = Databases::new();
-        for (name, map) in maps {
-            let database = Arc::new(open_database(&name, map, &config)?);
-            databases.insert(database.name.clone(), database);
-        }
+        let hosted = Arc::new(Hosted::default());
+        let (tls, maps) = read_files(&config, &hosted)?;
+        let databases = hosted.adopt(maps, &config, false)?;
         let secret = auth::random();
         let door = Door {
             tls,
@@ -226,9 +174,9 @@ impl Server {
             around,
             startups: Arc::new(Semaphore::new(config.server.max_startups.min(Semaphore::MAX_PERMITS))),
             door: ArcSwap::from_pointee(door),
+            hosted,
             registry: Arc::default(),
             secret,
-            reloaded: Notify::new(),
             shutdown: watch::Sender::new(Shutdown::Running),
             reloading: tokio::sync::Mutex::default(),
             config: ArcSwap::from_pointee(config),
@@ -244,9 +192,6 @@ impl Server {
         };
         server.listen(&alive)?;
         server.serve_admin(metrics).await?;
-        if server.house.config.load().server.watch {
-            server.tasks.spawn(watch_maps(server.house.clone()));
-        }
         for address in &server.addresses {
             tracing::info!("listening on {address}");
         }
@@ -279,7 +224,7 @@ impl Server {
 
     /// Reads configuration and maps again. Errors (logged as well): what is wrong; then nothing has changed.
     pub async fn reload(&self) -> Result<()> {
-        self.house.reload(Extent::All).await
+        self.house.reload().await
     }
 
     /// Stops accepting, lets sessions end their transactions, and ends those that have not by the deadline or
@@ -362,60 +307,35 @@ impl House {
         Err("no database's schema has been read".into())
     }
 
-    async fn reload(self: &Arc<Self>, extent: Extent) -> Result<()> {
+    async fn reload(self: &Arc<Self>) -> Result<()> {
         let _one = self.reloading.lock().await;
-        let outcome = self.reload_now(extent);
+        let house = self.clone();
+        // Files are read, and a map may have a million entries.
+        let outcome = tokio::task::spawn_blocking(move || house.reload_now()).await;
+        let outcome =
+            outcome.unwrap_or_else(|e| Err(Error::internal(format!("reloading the configuration failed: {e}"))));
         match &outcome {
-            Ok(()) => {
-                self.reloaded.notify_one();
-                tracing::info!("{} reloaded", extent.name());
-            }
+            Ok(()) => tracing::info!("configuration and shard maps reloaded"),
             Err(e) => tracing::error!("reload refused, nothing has changed: {}", e.message()),
         }
         outcome
     }
 
-    fn reload_now(self: &Arc<Self>, extent: Extent) -> Result<()> {
+    fn reload_now(&self) -> Result<()> {
         let old = self.config.load_full();
-        let new = match (&old.file, extent) {
-            (Some(file), Extent::All) => {
-                config::load(Some(file), &self.around).map_err(|m| config::refusal(&m))?
-            }
-            (None, Extent::All) | (_, Extent::Maps) => Config::clone(&old),
+        let new = match &old.file {
+            Some(file) => config::load(Some(file), &self.around).map_err(|m| config::refusal(&m))?,
+            None => Config::clone(&old),
         };
-        let Furnishing { tls, maps } = Furnishing::read(&new)?;
-        let door = self.door.load_full();
-        let mut databases = Databases::new();
-        let mut adopted = Vec::new();
-        for (name, map) in maps {
-            let unchanged = old.databases.get(&name) == new.databases.get(&name);
-            match door.databases.get(name.as_str()).filter(|_| unchanged) {
-                Some(database) => {
-                    not_older(&database.snapshot.load().map, &map)?;
-                    databases.insert(database.name.clone(), database.clone());
-                    adopted.push((database.clone(), map));
-                }
-                // New, or with other settings: sessions that are there keep the database that they logged in to.
-                None => {
-                    let database = Arc::new(open_database(&name, map, &new)?);
-                    databases.insert(database.name.clone(), database);
-                }
-            }
-        }
-        for (database, map) in &adopted {
-            // Refuses before it changes anything; the maps taken over so far fit the old ones as well.
-            database.backends.update(map)?;
-        }
-        // From here on nothing can fail.
-        for (database, map) in adopted {
-            database.adopt(map);
-        }
+        let (tls, maps) = read_files(&new, &self.hosted)?;
+        let databases = self.hosted.adopt(maps, &new, old.users != new.users)?;
+        let admission = self.door.load().admission.clone();
         needs_restart(&old, &new);
         self.door.store(Arc::new(Door {
             tls,
             users: Arc::new(Users::new(&new.auth, &new.users, self.secret)),
             databases: Arc::new(databases),
-            admission: door.admission.clone(),
+            admission,
             deadline: new.server.startup_timeout,
         }));
         self.config.store(Arc::new(new));
@@ -576,125 +496,11 @@ fn needs_restart(old: &Config, new: &Config) {
     }
 }
 
-/// Reads a shard map file. Errors: all of its mistakes.
-fn load_map(name: &str, path: &Path) -> Result<Arc<ShardMap>> {
-    let map = shards::file::load(path).map_err(|findings| {
-        let lines: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
-        Error::config(lines.join("\n"))
-    })?;
-    if &*map.database != name {
-        return Err(Error::config(format!(
-            "{}: the map is of database \"{}\", and the configuration has it under [database.{name}]",
-            path.display(),
-            map.database
-        )));
+/// Everything that a configuration names, read and found right. Errors: all mistakes of all files at once.
+fn read_files(config: &Config, hosted: &Hosted) -> Result<(Option<tls::Acceptor>, Vec<Accepted>)> {
+    match (tls::load(&config.tls), hosted.read(config)) {
+        (Ok(tls), Ok(maps)) => Ok((tls, maps)),
+        (Err(a), Err(b)) => Err(Error::config(format!("{}\n{}", a.message(), b.message()))),
+        (Err(e), Ok(_)) | (Ok(_), Err(e)) => Err(e),
     }
-    Ok(Arc::new(map))
-}
-
-/// An older map would route keys to shards that have given them away.
-fn not_older(now: &ShardMap, new: &ShardMap) -> Result<()> {
-    if new.epoch >= now.epoch {
-        return Ok(());
-    }
-    Err(Error::config(format!(
-        "the shard map of database \"{}\" has epoch {}, which is older than {}, the epoch that is served",
-        now.database, new.epoch.0, now.epoch.0
-    )))
-}
-
-fn open_database(name: &str, map: Arc<ShardMap>, config: &Config) -> Result<Database> {
-    let options = config.databases.get(name).cloned().unwrap_or_default();
-    let backends = Backends::new(&map, options.servers, credentials(config))?;
-    Ok(Database::new(name.into(), map, backends, options.session))
-}
-
-/// Who the configured users are on the servers. One whose password is a verifier is known there by what its own login
-/// leaves; see `backend::credentials`.
-fn credentials(config: &Config) -> Credentials {
-    let mut credentials = Credentials::default();
-    for (name, user) in &config.users {
-        let in_clear = |secret: &&Secret| !auth::is_derived(secret.reveal());
-        let password = user.server_password.as_ref().or(user.password.as_ref().filter(in_clear));
-        let server_user = user.server_user.as_deref().unwrap_or(name);
-        let proof = match password {
-            Some(password) => Proof::Password(password.clone()),
-            None if server_user == name => continue,
-            None => Proof::None,
-        };
-        credentials = credentials.identity(name, Identity { user: server_user.into(), proof });
-    }
-    credentials
-}
-
-/// Reloads shard maps when something changes in their folders. Folders are watched, not files: editors and
-/// configuration mounts replace files.
-async fn watch_maps(house: Arc<House>) {
-    let mut read = Vec::new();
-    loop {
-        let folders: BTreeSet<PathBuf> = house
-            .config
-            .load()
-            .databases
-            .values()
-            .filter_map(|d| d.place.map.parent())
-            .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
-            .collect();
-        if read.is_empty() {
-            read = stamps(&folders);
-        }
-        let (changed, mut changes) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if !event.is_ok_and(|e| e.kind.is_access()) {
-                // A full channel holds the news already.
-                let _ = changed.try_send(());
-            }
-        });
-        let watching = watcher.and_then(|mut watcher| {
-            for folder in &folders {
-                watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
-            }
-            Ok(watcher)
-        });
-        let _watcher = match watching {
-            Ok(watcher) => watcher,
-            Err(e) => {
-                tracing::warn!("shard map files are not watched, send SIGHUP after a change: {e}");
-                house.reloaded.notified().await;
-                continue;
-            }
-        };
-        tokio::select! {
-            _ = changes.recv() => {
-                // A file is seldom written in one go: wait until it has been quiet for a moment.
-                while tokio::time::timeout(QUIET, changes.recv()).await.is_ok() {}
-                // Logs and sockets may live in the same folder, our own among them.
-                let now = stamps(&folders);
-                if now != read {
-                    read = now;
-                    // The outcome is in the log.
-                    let _ = house.reload(Extent::Maps).await;
-                    // That was our own doing.
-                    house.reloaded.notified().now_or_never();
-                }
-            }
-            () = house.reloaded.notified() => read.clear(),
-        }
-    }
-}
-
-/// Maps and side files of these folders with what changes when they do.
-fn stamps(folders: &BTreeSet<PathBuf>) -> Vec<(PathBuf, Option<SystemTime>, u64, u64)> {
-    const KINDS: [&str; 4] = ["toml", "csv", "tsv", "txt"];
-    let mut found = Vec::new();
-    for entry in folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten() {
-        let path = entry.path();
-        let ours = path.extension().and_then(|e| e.to_str()).is_some_and(|e| KINDS.contains(&e));
-        // links are followed: what they lead to is what is read
-        if let Some(meta) = Some(&path).filter(|_| ours).and_then(|p| std::fs::metadata(p).ok()) {
-            found.push((path, meta.modified().ok(), meta.len(), meta.ino()));
-        }
-    }
-    found.sort();
-    found
 }

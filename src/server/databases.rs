@@ -1,0 +1,338 @@
+//! The databases that are served: each with its map file, which is followed, and its schema, which is read again
+//! when it changes.
+//!
+//! A database outlives its place in the configuration for as long as a session uses it. All of one name route by the same
+//! map, so a map is adopted by every one of them that lives, or one session would look for rows where another
+//! no longer puts them.
+
+use crate::backend::Backends;
+use crate::backend::catalog::Schema;
+use crate::backend::credentials::{Credentials, Identity, Proof};
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::options::Secret;
+use crate::session::auth;
+use crate::session::database::Database;
+use crate::session::startup::Databases;
+use crate::shards::file::Finding;
+use crate::shards::watch::{Folder, FolderWatch};
+use crate::shards::{self, ShardMap};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::task::AbortHandle;
+
+/// Longest pause between attempts to read the schema of a shard that cannot be reached.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// For reading a schema, from asking for a link to the last row.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Every database that is served, or still used.
+#[derive(Debug, Default)]
+pub struct Hosted(Mutex<BTreeMap<Arc<str>, Host>>);
+
+/// One name.
+#[derive(Debug)]
+struct Host {
+    store: Arc<Folder>,
+    settings: config::Database,
+    /// for clients to come; the last of `lives`
+    current: Arc<Database>,
+    lives: Vec<Weak<Database>>,
+    follower: Follower,
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Follower(AbortHandle);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A map that was read and may be adopted.
+pub struct Accepted {
+    name: Arc<str>,
+    store: Arc<Folder>,
+    map: Arc<ShardMap>,
+}
+
+impl Hosted {
+    /// Reads the map of every database of a configuration. Nothing changes for those who are served.
+    ///
+    /// Errors: all mistakes of all maps.
+    pub fn read(&self, config: &Config) -> Result<Vec<Accepted>> {
+        let hosts = self.lock();
+        let mut findings = Vec::new();
+        let known = |name: &str, path: &Path| {
+            hosts.get(name).map(|h| h.store.clone()).filter(|store| store.path() == path)
+        };
+        // First only looked at: a store that has taken a map over does not go back.
+        for (name, database) in &config.databases {
+            let path = &database.place.map;
+            match shards::file::load(path) {
+                Err(more) => findings.extend(more),
+                Ok(map) if *map.database != **name => findings.push(Finding {
+                    file: path.display().to_string().into(),
+                    line: 0,
+                    column: 0,
+                    message: format!("the map is of database \"{}\"", map.database),
+                    hint: format!("Write database = \"{name}\", or name the configuration's section [database.{}].", map.database),
+                }),
+                Ok(_) => {}
+            }
+        }
+        let mut accepted = Vec::new();
+        if findings.is_empty() {
+            for (name, database) in &config.databases {
+                let path = &database.place.map;
+                let store = match known(name, path) {
+                    Some(store) => store.read_again().map(|_| store),
+                    None => Folder::open(path).map(Arc::new),
+                };
+                match store.map(|store| (store.map(name), store)) {
+                    Err(more) => findings.extend(more),
+                    Ok((None, _)) => return Err(Error::config(format!("{} was changed just now", path.display()))),
+                    Ok((Some(map), store)) => accepted.push(Accepted { name: name.as_str().into(), store, map }),
+                }
+            }
+        }
+        if !findings.is_empty() {
+            return Err(refusal(&findings));
+        }
+        for new in &accepted {
+            if let Some(host) = hosts.get(&new.name) {
+                fits(&host.current.snapshot.load().map, &new.map)?;
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// Takes over what was read, and makes databases that are new or have other settings.
+    ///
+    /// Errors: a certificate file is wrong; nothing has changed then, but for maps that fit the old ones as well.
+    pub fn adopt(self: &Arc<Self>, accepted: Vec<Accepted>, config: &Config, credentials_changed: bool) -> Result<Databases> {
+        let mut hosts = self.lock();
+        let mut made = BTreeMap::new();
+        for new in &accepted {
+            let settings = config.databases.get(&*new.name).cloned().unwrap_or_default();
+            let kept = hosts.get(&new.name).is_some_and(|h| h.settings == settings && !credentials_changed);
+            if !kept {
+                let backends = Backends::new(&new.map, settings.servers.clone(), credentials(config))?;
+                let database = Database::new(new.name.clone(), new.map.clone(), backends, settings.session.clone());
+                made.insert(new.name.clone(), Arc::new(database));
+            }
+        }
+        for new in &accepted {
+            if let Some(host) = hosts.get(&new.name) {
+                host.take_over(&new.map)?;
+            }
+        }
+        let mut databases = Databases::new();
+        for new in accepted {
+            let settings = config.databases.get(&*new.name).cloned().unwrap_or_default();
+            let old = hosts.remove(&new.name);
+            let (mut lives, before) = match old {
+                Some(h) => (h.lives, Some((h.current, h.store, h.follower))),
+                None => (vec![], None),
+            };
+            lives.retain(|d| d.strong_count() > 0);
+            let current = match (made.remove(&new.name), &before) {
+                (Some(database), _) => {
+                    tokio::spawn(follow_schema(Arc::downgrade(&database), settings.place.schema_check));
+                    lives.push(Arc::downgrade(&database));
+                    database
+                }
+                (None, Some((database, ..))) => database.clone(),
+                // `made` has every name that was not there
+                (None, None) => continue,
+            };
+            let follower = match before {
+                Some((_, store, follower)) if Arc::ptr_eq(&store, &new.store) && config.server.watch => follower,
+                _ => {
+                    let following = follow_map(Arc::downgrade(self), new.name.clone(), new.store.clone(), config.server.watch);
+                    Follower(tokio::spawn(following).abort_handle())
+                }
+            };
+            databases.insert(new.name.clone(), current.clone());
+            hosts.insert(new.name, Host { store: new.store, settings, current, lives, follower });
+        }
+        Ok(databases)
+    }
+
+    /// A map file has changed. `None`: nothing in it has.
+    fn map_changed(&self, name: &str, store: &Folder) -> Result<Option<Arc<ShardMap>>> {
+        store.read_again().map_err(|findings| refusal(&findings))?;
+        let hosts = self.lock();
+        let (Some(host), Some(map)) = (hosts.get(name), store.map(name)) else {
+            return Err(Error::config(format!("{}: the map is not of database \"{name}\" any more", store.path().display())));
+        };
+        if Arc::ptr_eq(&host.current.snapshot.load().map, &map) {
+            return Ok(None);
+        }
+        fits(&host.current.snapshot.load().map, &map)?;
+        host.take_over(&map)?;
+        Ok(Some(map))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Host>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    fn take_over(&self, map: &Arc<ShardMap>) -> Result<()> {
+        for database in self.lives.iter().filter_map(Weak::upgrade) {
+            if !Arc::ptr_eq(&database.snapshot.load().map, map) {
+                database.backends.update(map)?;
+                database.adopt(map.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Mistakes in map files, as one error.
+fn refusal(findings: &[Finding]) -> Error {
+    let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
+    Error::config(lines.join("\n"))
+}
+
+/// Whether sessions that know the old map can go on with the new one.
+fn fits(old: &ShardMap, new: &ShardMap) -> Result<()> {
+    if new.epoch < old.epoch {
+        return Err(Error::config(format!(
+            "the shard map of database \"{}\" has epoch {}, which is older than {}, the epoch that is served",
+            old.database, new.epoch.0, old.epoch.0
+        )));
+    }
+    for (number, (before, after)) in old.shards.iter().zip(&new.shards).enumerate() {
+        if before.name != after.name {
+            return Err(Error::config(format!(
+                "shard number {} of database \"{}\" was \"{}\", and now it is \"{}\": \
+                 add new shards behind all others, or restart",
+                number + 1,
+                old.database,
+                before.name,
+                after.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Who the configured users are on the servers. One whose password is a verifier is known there by what its own login
+/// leaves; see `backend::credentials`.
+pub fn credentials(config: &Config) -> Credentials {
+    let mut credentials = Credentials::default();
+    for (name, user) in &config.users {
+        let in_clear = |secret: &&Secret| !auth::is_derived(secret.reveal());
+        let password = user.server_password.as_ref().or(user.password.as_ref().filter(in_clear));
+        let server_user = user.server_user.as_deref().unwrap_or(name);
+        let proof = match password {
+            Some(password) => Proof::Password(password.clone()),
+            None if server_user == name => continue,
+            None => Proof::None,
+        };
+        credentials = credentials.identity(name, Identity { user: server_user.into(), proof });
+    }
+    credentials
+}
+
+/// Reads a map file again whenever something changes in its folder. Folders are watched, not files: editors and
+/// configuration mounts replace files.
+async fn follow_map(hosted: Weak<Hosted>, name: Arc<str>, store: Arc<Folder>, watch: bool) {
+    if !watch {
+        return;
+    }
+    let mut changes = match FolderWatch::new(store.path()) {
+        Ok(changes) => changes,
+        Err(e) => return tracing::warn!("send SIGHUP after a change of a shard map: {}", e.message()),
+    };
+    // Other files of the folder change as well, our own log perhaps: the same complaint is made once.
+    let mut complaint = None;
+    while changes.changed().await {
+        let (hosted, name, store) = (hosted.clone(), name.clone(), store.clone());
+        // A map may have a million entries.
+        let read = tokio::task::spawn_blocking(move || Some(hosted.upgrade()?.map_changed(&name, &store))).await;
+        match read {
+            Ok(None) => return,
+            Ok(Some(Ok(None))) => {}
+            Ok(Some(Ok(Some(map)))) => {
+                complaint = None;
+                tracing::info!("the shard map of {} is at epoch {}", map.database, map.epoch.0);
+            }
+            Ok(Some(Err(e))) => complain(&mut complaint, e.message()),
+            Err(e) => complain(&mut complaint, &e.to_string()),
+        }
+    }
+}
+
+fn complain(before: &mut Option<String>, message: &str) {
+    if before.as_deref() != Some(message) {
+        tracing::error!("shard map not reloaded, the old one stays: {message}");
+        *before = Some(message.to_owned());
+    }
+}
+
+/// Keeps the schema of a database current: reads it now, after DDL, and when a periodic look finds it changed.
+/// Ends with the database.
+async fn follow_schema(database: Weak<Database>, check: Duration) {
+    let Some(mut requests) = database.upgrade().map(|d| d.schema_requests()) else { return };
+    let check = if check.is_zero() { Duration::MAX } else { check };
+    let mut pause = RETRY_MIN;
+    let mut complaint: Option<String> = None;
+    let mut schema: Option<(shards::ShardId, Schema)> = None;
+    loop {
+        let wait = {
+            let Some(database) = database.upgrade() else { return };
+            let request = *requests.borrow_and_update();
+            let snapshot = database.snapshot.load_full();
+            let shard = snapshot.map.default_shard;
+            let schema = match &mut schema {
+                Some((of, schema)) if *of == shard => schema,
+                other => &mut other.insert((shard, Schema::of(shard))).1,
+            };
+            let deadline = Instant::now() + READ_TIMEOUT;
+            let read = schema.refresh(&database.backends, &snapshot.catalog, deadline);
+            match tokio::time::timeout_at(deadline.into(), read).await {
+                Ok(Ok(catalog)) => {
+                    if let Some(catalog) = &catalog {
+                        tracing::info!("schema of {} read: {} tables, version {}", database.name, catalog.tables.len(), catalog.version);
+                    }
+                    complaint = None;
+                    pause = RETRY_MIN;
+                    database.schema_read(request, catalog);
+                    check
+                }
+                failed => {
+                    let message = match failed {
+                        Ok(Err(e)) => e.to_string(),
+                        _ => format!("no answer within {READ_TIMEOUT:?}"),
+                    };
+                    if complaint.as_ref() != Some(&message) {
+                        tracing::warn!("schema of {} not read, trying again: {message}", database.name);
+                        complaint = Some(message);
+                    }
+                    pause = (pause * 2).min(RETRY_MAX);
+                    pause
+                }
+            }
+        };
+        // A request is no reason to hurry when the shard has just failed to answer one.
+        let asked = async {
+            let asked = requests.changed().await;
+            if complaint.is_some() && asked.is_ok() {
+                tokio::time::sleep(wait).await;
+            }
+            asked
+        };
+        if let Ok(Err(_)) = tokio::time::timeout(wait, asked).await {
+            return;
+        }
+    }
+}
