@@ -312,8 +312,8 @@ impl House {
         let house = self.clone();
         // Files are read, and a map may have a million entries.
         let outcome = tokio::task::spawn_blocking(move || house.reload_now()).await;
-        let outcome =
-            outcome.unwrap_or_else(|e| Err(Error::internal(format!("reloading the configuration failed: {e}"))));
+        let outcome = outcome
+            .unwrap_or_else(|e| Err(Error::internal(format!("reloading the configuration failed: {e}"))));
         match &outcome {
             Ok(()) => tracing::info!("configuration and shard maps reloaded"),
             Err(e) => tracing::error!("reload refused, nothing has changed: {}", e.message()),

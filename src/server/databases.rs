@@ -5,9 +5,9 @@
 //! map, so a map is adopted by every one of them that lives, or one session would look for rows where another
 //! no longer puts them.
 
-use crate::backend::Backends;
 use crate::backend::catalog::Schema;
 use crate::backend::credentials::{Credentials, Identity, Proof};
+use crate::backend::pool::Backends;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::options::Secret;
@@ -81,7 +81,10 @@ impl Hosted {
                     line: 0,
                     column: 0,
                     message: format!("the map is of database \"{}\"", map.database),
-                    hint: format!("Write database = \"{name}\", or name the configuration's section [database.{}].", map.database),
+                    hint: format!(
+                        "Write database = \"{name}\", or name the configuration's section [database.{}].",
+                        map.database
+                    ),
                 }),
                 Ok(_) => {}
             }
@@ -96,8 +99,12 @@ impl Hosted {
                 };
                 match store.map(|store| (store.map(name), store)) {
                     Err(more) => findings.extend(more),
-                    Ok((None, _)) => return Err(Error::config(format!("{} was changed just now", path.display()))),
-                    Ok((Some(map), store)) => accepted.push(Accepted { name: name.as_str().into(), store, map }),
+                    Ok((None, _)) => {
+                        return Err(Error::config(format!("{} was changed just now", path.display())));
+                    }
+                    Ok((Some(map), store)) => {
+                        accepted.push(Accepted { name: name.as_str().into(), store, map })
+                    }
                 }
             }
         }
@@ -115,7 +122,12 @@ impl Hosted {
     /// Takes over what was read, and makes databases that are new or have other settings.
     ///
     /// Errors: a certificate file is wrong; nothing has changed then, but for maps that fit the old ones as well.
-    pub fn adopt(self: &Arc<Self>, accepted: Vec<Accepted>, config: &Config, credentials_changed: bool) -> Result<Databases> {
+    pub fn adopt(
+        self: &Arc<Self>,
+        accepted: Vec<Accepted>,
+        config: &Config,
+        credentials_changed: bool,
+    ) -> Result<Databases> {
         let mut hosts = self.lock();
         let mut made = BTreeMap::new();
         for new in &accepted {
@@ -123,7 +135,8 @@ impl Hosted {
             let kept = hosts.get(&new.name).is_some_and(|h| h.settings == settings && !credentials_changed);
             if !kept {
                 let backends = Backends::new(&new.map, settings.servers.clone(), credentials(config))?;
-                let database = Database::new(new.name.clone(), new.map.clone(), backends, settings.session.clone());
+                let database =
+                    Database::new(new.name.clone(), new.map.clone(), backends, settings.session.clone());
                 made.insert(new.name.clone(), Arc::new(database));
             }
         }
@@ -152,9 +165,16 @@ impl Hosted {
                 (None, None) => continue,
             };
             let follower = match before {
-                Some((_, store, follower)) if Arc::ptr_eq(&store, &new.store) && config.server.watch => follower,
+                Some((_, store, follower)) if Arc::ptr_eq(&store, &new.store) && config.server.watch => {
+                    follower
+                }
                 _ => {
-                    let following = follow_map(Arc::downgrade(self), new.name.clone(), new.store.clone(), config.server.watch);
+                    let following = follow_map(
+                        Arc::downgrade(self),
+                        new.name.clone(),
+                        new.store.clone(),
+                        config.server.watch,
+                    );
                     Follower(tokio::spawn(following).abort_handle())
                 }
             };
@@ -169,7 +189,10 @@ impl Hosted {
         store.read_again().map_err(|findings| refusal(&findings))?;
         let hosts = self.lock();
         let (Some(host), Some(map)) = (hosts.get(name), store.map(name)) else {
-            return Err(Error::config(format!("{}: the map is not of database \"{name}\" any more", store.path().display())));
+            return Err(Error::config(format!(
+                "{}: the map is not of database \"{name}\" any more",
+                store.path().display()
+            )));
         };
         if Arc::ptr_eq(&host.current.snapshot.load().map, &map) {
             return Ok(None);
@@ -258,7 +281,8 @@ async fn follow_map(hosted: Weak<Hosted>, name: Arc<str>, store: Arc<Folder>, wa
     while changes.changed().await {
         let (hosted, name, store) = (hosted.clone(), name.clone(), store.clone());
         // A map may have a million entries.
-        let read = tokio::task::spawn_blocking(move || Some(hosted.upgrade()?.map_changed(&name, &store))).await;
+        let read =
+            tokio::task::spawn_blocking(move || Some(hosted.upgrade()?.map_changed(&name, &store))).await;
         match read {
             Ok(None) => return,
             Ok(Some(Ok(None))) => {}
@@ -302,7 +326,12 @@ async fn follow_schema(database: Weak<Database>, check: Duration) {
             match tokio::time::timeout_at(deadline.into(), read).await {
                 Ok(Ok(catalog)) => {
                     if let Some(catalog) = &catalog {
-                        tracing::info!("schema of {} read: {} tables, version {}", database.name, catalog.tables.len(), catalog.version);
+                        tracing::info!(
+                            "schema of {} read: {} tables, version {}",
+                            database.name,
+                            catalog.tables.len(),
+                            catalog.version
+                        );
                     }
                     complaint = None;
                     pause = RETRY_MIN;
