@@ -406,9 +406,10 @@ fn functions(out: &mut Tables, facts: &Facts, map: &ShardMap) {
     }
 }
 
+/// Declared in the map, by its qualified name; a bare name is one of schema public.
 fn is_local(map: &ShardMap, name: &str) -> bool {
-    let _ = (map, name);
-    false
+    let (schema, name) = name.split_once('.').unwrap_or(("public", name));
+    map.local_functions.contains(&QualifiedName { schema: schema.into(), name: name.into() })
 }
 
 /// Where statements go that name no rows, in a database of several shards. `None`: the tables decide.

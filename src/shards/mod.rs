@@ -79,7 +79,7 @@ pub use keyspace::Keyspace;
 use crate::catalog::QualifiedName;
 use crate::error::Result;
 use crate::wire::values::KeyValue;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Index into `ShardMap::shards`.
@@ -212,6 +212,8 @@ pub struct ShardMap {
     pub schema_prefixes: Vec<(Arc<str>, TableRule)>,
     /// owner of unlisted tables
     pub default_shard: ShardId,
+    /// functions and procedures that use rows of the shard they run on, and no others
+    pub local_functions: HashSet<QualifiedName>,
 }
 
 impl ShardMap {

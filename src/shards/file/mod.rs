@@ -15,12 +15,12 @@ pub(super) use keyspaces::{toml_key, written_slots};
 
 use finding::Report;
 use keyspaces::read_keyspaces;
-use rules::{read_schemas, read_tables};
+use rules::{read_functions, read_schemas, read_tables};
 use section::Section;
 use servers::{Names, read_shards};
 
 use super::{Epoch, ShardId, ShardMap};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -125,7 +125,10 @@ fn read(path: &Path) -> Result<String, (String, String)> {
 }
 
 fn read_map(top: &Section<'_>, report: &mut Report<'_>, path: &Path) -> Option<ShardMap> {
-    top.only(&["database", "epoch", "default_shard", "shard", "keyspace", "table", "schema"], report);
+    top.only(
+        &["database", "epoch", "default_shard", "shard", "keyspace", "table", "schema", "function"],
+        report,
+    );
     let database = top.string("database", report);
     match database {
         None if !top.has("database") => {
@@ -176,6 +179,10 @@ fn read_map(top: &Section<'_>, report: &mut Report<'_>, path: &Path) -> Option<S
     if let Some(section) = top.section("schema", report) {
         read_schemas(&section, &keyspaces, &names, &mut schemas, &mut schema_prefixes, report);
     }
+    let mut local_functions = HashSet::new();
+    if let Some(section) = top.section("function", report) {
+        read_functions(&section, &mut local_functions, report);
+    }
     Some(ShardMap {
         database,
         epoch: Epoch(epoch?.0 as u64),
@@ -185,6 +192,7 @@ fn read_map(top: &Section<'_>, report: &mut Report<'_>, path: &Path) -> Option<S
         schemas,
         schema_prefixes,
         default_shard: default_shard?,
+        local_functions,
     })
 }
 
@@ -241,6 +249,27 @@ mod tests {
             let map = load(&path).unwrap_or_else(|f| panic!("{}", listed(&f)));
             assert!(!map.keyspaces.is_empty() && !map.tables.is_empty(), "{name}");
         }
+    }
+
+    #[test]
+    fn functions_are_declared_local() {
+        let map = map(&two("[function.balance]\nlocal = true\n[function.\"shop.total\"]\nlocal = true\n\
+             [function.other]\nlocal = false\n"));
+        let mut names: Vec<String> =
+            map.local_functions.iter().map(|n| format!("{}.{}", n.schema, n.name)).collect();
+        names.sort();
+        assert_eq!(names, ["public.balance", "shop.total"]);
+        assert_eq!(
+            mistakes(&two(
+                "[function.\"a.b.c\"]\nlocal = true\n[function.f]\nlocal = 1\n[function.g]\nlokal = true\n"
+            )),
+            [
+                "10:11: \"a.b.c\" is not the name of a function",
+                "13:1: `local` is a whole number, not true or false",
+                "14:11: [function.g] does not say whether the function is local",
+                "15:1: [function.g] has no key `lokal`",
+            ]
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::servers::Names;
 use crate::catalog::QualifiedName;
 use crate::shards::{KeyspaceId, TableRule};
 use crate::wire::values::KeyType;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use toml_edit::Item;
 
@@ -132,6 +132,51 @@ pub(super) fn read_schemas(
         }
     }
     prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+}
+
+/// `[function.name]` with `local = true`: the function may run where its statement runs.
+pub(super) fn read_functions(
+    section: &Section<'_>,
+    local: &mut HashSet<QualifiedName>,
+    report: &mut Report<'_>,
+) {
+    for (text, _, at) in section.entries() {
+        let name = match name_parts(text).as_deref() {
+            Some([name]) => Some(QualifiedName { schema: "public".into(), name: (&**name).into() }),
+            Some([schema, name]) => {
+                Some(QualifiedName { schema: (&**schema).into(), name: (&**name).into() })
+            }
+            _ => {
+                report.add(
+                    at,
+                    format!("\"{}\" is not the name of a function", text.escape_debug()),
+                    "Write \"schema.function\", or \"function\" for one of schema public, without arguments.",
+                );
+                None
+            }
+        };
+        let Some(rule) = section.section(text, report) else { continue };
+        rule.only(&["local"], report);
+        let Some((item, at)) = rule.item("local") else {
+            report.add(
+                rule.at,
+                format!("{} does not say whether the function is local", rule.title()),
+                "Write local = true if it uses rows of the shard it runs on, and no others.",
+            );
+            continue;
+        };
+        match (item.as_bool(), name) {
+            (Some(true), Some(name)) => {
+                local.insert(name);
+            }
+            (Some(_), _) => {}
+            (None, _) => report.add(
+                at,
+                format!("`local` is {}, not true or false", kind_of(item)),
+                "Write local = true.",
+            ),
+        }
+    }
 }
 
 /// `"reference"`, `{ reference = true }`, `{ shard = … }`, `{ keyspace = …, key = … }`; for schemas `{ keyspace = … }` too.
