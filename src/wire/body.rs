@@ -84,7 +84,9 @@ impl<'a> Body<'a> {
     /// A string up to its NUL, which is taken too.
     #[inline]
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
-        let end = memchr::memchr(0, self.rest).ok_or(Malformed::Unterminated)?;
+        // names are empty or a few bytes: looking is cheaper than calling
+        let near = self.rest.iter().take(8).position(|b| *b == 0);
+        let end = near.or_else(|| memchr::memchr(0, self.rest)).ok_or(Malformed::Unterminated)?;
         let text = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         Ok(text)

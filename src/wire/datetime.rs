@@ -288,15 +288,21 @@ impl Scan<'_> {
         if self.take(b'.').is_none() {
             return Some((hours, minutes, seconds, 0));
         }
-        // Postgres rounds the binary floating point number, half to even: so must we
         let len = self.0.iter().take_while(|b| b.is_ascii_digit()).count();
         if !(1..=20).contains(&len) {
             return None;
         }
         let (digits, rest) = self.0.split_at(len);
         self.0 = rest;
-        let fraction: f64 = format!("0.{}", std::str::from_utf8(digits).ok()?).parse().ok()?;
-        Some((hours, minutes, seconds, (fraction * 1e6).round_ties_even() as i64))
+        let micros = if len <= 6 {
+            let number = digits.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0'));
+            number * 10_i64.pow(6 - len as u32)
+        } else {
+            // Postgres rounds the binary floating point number, half to even: so must we
+            let fraction: f64 = format!("0.{}", std::str::from_utf8(digits).ok()?).parse().ok()?;
+            (fraction * 1e6).round_ties_even() as i64
+        };
+        Some((hours, minutes, seconds, micros))
     }
 
     /// Seconds east of UTC. The outer `None`: another form; the inner: no offset.

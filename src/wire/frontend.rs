@@ -114,8 +114,8 @@ impl<'a> Parse<'a> {
     }
 }
 
-/// Values of a Bind; up to eight need no allocation.
-pub type Values<'a> = SmallVec<[Option<&'a [u8]>; 8]>;
+/// Values of a Bind; up to six need no allocation.
+pub type Values<'a> = SmallVec<[Option<&'a [u8]>; 6]>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind<'a> {
@@ -131,27 +131,26 @@ pub struct Bind<'a> {
 
 impl<'a> Bind<'a> {
     /// Errors: 08P01, also when formats and values differ in number.
-    #[inline]
+    ///
+    /// Inlined always: the view is 200 bytes that are then made where they are used.
+    #[inline(always)]
     pub fn parse(body: &'a [u8]) -> Result<Self> {
         let mut b = Body::new(body);
         let portal = b.cstr()?;
         let statement = b.cstr()?;
-        let formats = Formats::read(&mut b)?;
+        let codes = Formats::read(&mut b)?;
         let count = usize::from(b.u16()?);
-        if formats.len() > 1 && formats.len() != count {
-            return Err(formats_differ(formats.len(), count));
+        if codes.len() > 1 && codes.len() != count {
+            return Err(formats_differ(codes.len(), count));
         }
-        // each value takes four bytes at least, so the count is a lie before it is an allocation
-        if count * 4 > b.rest().len() {
-            return Err(Malformed::Short.into());
+        let mut formats = SmallVec::new();
+        for code in codes.iter() {
+            formats.push(code);
         }
-        let mut values = Values::with_capacity(count);
-        for _ in 0..count {
-            values.push(b.value()?);
-        }
+        let values = values(&mut b, count)?;
         let result_formats = Formats::read(&mut b)?;
         b.end()?;
-        Ok(Bind { portal, statement, formats: formats.iter().collect(), values, result_formats })
+        Ok(Bind { portal, statement, formats, values, result_formats })
     }
 
     /// The format code of value `i`.
@@ -162,6 +161,22 @@ impl<'a> Bind<'a> {
             ref each => each.get(i).copied().unwrap_or(0),
         }
     }
+}
+
+#[inline(always)]
+fn values<'a>(b: &mut Body<'a>, count: usize) -> Result<Values<'a>, Malformed> {
+    // each value takes four bytes at least, so the count is a lie before it is an allocation
+    if count * 4 > b.rest().len() {
+        return Err(Malformed::Short);
+    }
+    let mut values = Values::new();
+    if count > values.inline_size() {
+        values.reserve_exact(count);
+    }
+    for _ in 0..count {
+        values.push(b.value()?);
+    }
+    Ok(values)
 }
 
 #[cold]
@@ -291,13 +306,7 @@ impl<'a> FunctionCall<'a> {
                 ),
             ));
         }
-        if count * 4 > b.rest().len() {
-            return Err(Malformed::Short.into());
-        }
-        let mut values = Values::with_capacity(count);
-        for _ in 0..count {
-            values.push(b.value()?);
-        }
+        let values = values(&mut b, count)?;
         let result_format = b.i16()?;
         b.end()?;
         Ok(FunctionCall { function, formats, values, result_format })
