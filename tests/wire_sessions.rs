@@ -12,6 +12,9 @@ fn same(h: &Harness, script: impl Fn(&mut Wire) -> Vec<String>) -> Vec<String> {
     let mut oracle = Wire::connect(&h.oracle_url(), &[]).unwrap();
     let want = script(&mut oracle);
     let got = script(&mut proxy);
+    if std::env::var_os("SHOW_TRANSCRIPTS").is_some() {
+        eprintln!("{}\n", got.join("\n"));
+    }
     assert_eq!(got.join("\n"), want.join("\n"), "left: through pgweir, right: plain Postgres\n{}", h.log());
     got
 }
@@ -52,6 +55,23 @@ async fn on_both_shards(h: &Harness) -> (i64, i64) {
 async fn sessions_equal_those_of_one_postgres() {
     let h = Harness::start(Setup::default()).await;
     let (a, b) = on_both_shards(&h).await;
+    simple_statements(&h, a, b);
+    several_statements_in_one_message(&h, a, b);
+    blocks(&h, a, b);
+    extended(&h, a, b);
+    pipelines(&h, a, b);
+    portals(&h, a);
+    copying(&h, a);
+    settings(&h, a, b);
+    errors(&h, a);
+}
+
+/// The same over one shard: nothing is planned, everything passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_shard_passes_sessions_through() {
+    let cluster = pgweir::cluster::Options { shards: 1, ..Default::default() };
+    let h = Harness::start(Setup { cluster, map: "", ..Setup::default() }).await;
+    let (a, b) = (1, 2);
     simple_statements(&h, a, b);
     several_statements_in_one_message(&h, a, b);
     blocks(&h, a, b);
