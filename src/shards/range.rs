@@ -45,7 +45,7 @@ impl Ranges {
             .map(|e| match e.as_slice() {
                 // Lower than every key and the lowest integer are the same here.
                 [] => Some(i64::MIN),
-                [KeyValue::Int(v)] => Some(*v),
+                [KeyValue::Int(v)] if *v != i64::MIN => Some(*v),
                 _ => None,
             })
             .collect();

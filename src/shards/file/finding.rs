@@ -4,6 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Mistakes that are listed of one file: nobody reads more, and a side file has a million lines.
+const MAX_FINDINGS: usize = 1000;
+
 /// One mistake in a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -61,6 +64,9 @@ impl<'t> Report<'t> {
     }
 
     pub(super) fn add(&mut self, at: usize, message: impl Into<String>, hint: impl Into<String>) {
+        if self.findings.len() >= MAX_FINDINGS {
+            return;
+        }
         let line = self.lines.partition_point(|start| *start <= at).max(1);
         let start = self.lines[line - 1];
         let column = self.text.get(start..at).map_or(0, |t| t.chars().count()) + 1;
