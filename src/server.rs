@@ -29,6 +29,7 @@ use crate::session::{Shutdown, run, tls};
 use crate::wire::startup::PROTOCOL_3_0;
 use arc_swap::ArcSwap;
 use databases::{Accepted, Hosted};
+use futures_util::future::join_all;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -42,6 +43,9 @@ use tokio::task::JoinSet;
 
 /// How long sessions have to say goodbye after the drain's deadline.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long the first clients wait for shards that do not answer.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// How long accepting rests after the kernel refused (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -161,7 +165,7 @@ impl Server {
     pub async fn start(config: Config, around: Surroundings, metrics: Metrics) -> Result<Server> {
         let hosted = Arc::new(Hosted::default());
         let (tls, maps) = read_files(&config, &hosted)?;
-        let databases = hosted.adopt(maps, &config, false)?;
+        let (databases, furnished) = hosted.adopt(maps, &config, false)?;
         let secret = auth::random();
         let door = Door {
             tls,
@@ -190,6 +194,8 @@ impl Server {
             sessions,
             sockets: vec![],
         };
+        // Who connects at once should find a schema, if there is one to be had.
+        let _ = tokio::time::timeout(FIRST_LOOK, join_all(furnished)).await;
         server.listen(&alive)?;
         server.serve_admin(metrics).await?;
         for address in &server.addresses {
@@ -328,7 +334,7 @@ impl House {
             None => Config::clone(&old),
         };
         let (tls, maps) = read_files(&new, &self.hosted)?;
-        let databases = self.hosted.adopt(maps, &new, old.users != new.users)?;
+        let (databases, _) = self.hosted.adopt(maps, &new, old.users != new.users)?;
         let admission = self.door.load().admission.clone();
         needs_restart(&old, &new);
         self.door.store(Arc::new(Door {

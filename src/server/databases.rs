@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 /// Longest pause between attempts to read the schema of a shard that cannot be reached.
@@ -32,6 +33,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Every database that is served, or still used.
 #[derive(Debug, Default)]
 pub struct Hosted(Mutex<BTreeMap<Arc<str>, Host>>);
+
+/// Ends when a new database's schema has been read, or when the first attempt has failed.
+pub type Furnished = Vec<oneshot::Receiver<()>>;
 
 /// One name.
 #[derive(Debug)]
@@ -127,7 +131,7 @@ impl Hosted {
         accepted: Vec<Accepted>,
         config: &Config,
         credentials_changed: bool,
-    ) -> Result<Databases> {
+    ) -> Result<(Databases, Furnished)> {
         let mut hosts = self.lock();
         let mut made = BTreeMap::new();
         for new in &accepted {
@@ -146,6 +150,7 @@ impl Hosted {
             }
         }
         let mut databases = Databases::new();
+        let mut furnished = Furnished::new();
         for new in accepted {
             let settings = config.databases.get(&*new.name).cloned().unwrap_or_default();
             let old = hosts.remove(&new.name);
@@ -156,7 +161,14 @@ impl Hosted {
             lives.retain(|d| d.strong_count() > 0);
             let current = match (made.remove(&new.name), &before) {
                 (Some(database), _) => {
-                    tokio::spawn(follow_schema(Arc::downgrade(&database), settings.place.schema_check));
+                    if let Some((before, ..)) = &before {
+                        // The same servers: nobody has to wait until they are asked again.
+                        database.schema_read(0, Some(before.snapshot.load().catalog.as_ref().clone()));
+                    }
+                    let (first, done) = oneshot::channel();
+                    furnished.push(done);
+                    let check = settings.place.schema_check;
+                    tokio::spawn(follow_schema(Arc::downgrade(&database), check, first));
                     lives.push(Arc::downgrade(&database));
                     database
                 }
@@ -181,7 +193,7 @@ impl Hosted {
             databases.insert(new.name.clone(), current.clone());
             hosts.insert(new.name, Host { store: new.store, settings, current, lives, follower });
         }
-        Ok(databases)
+        Ok((databases, furnished))
     }
 
     /// A map file has changed. `None`: nothing in it has.
@@ -305,7 +317,8 @@ fn complain(before: &mut Option<String>, message: &str) {
 
 /// Keeps the schema of a database current: reads it now, after DDL, and when a periodic look finds it changed.
 /// Ends with the database.
-async fn follow_schema(database: Weak<Database>, check: Duration) {
+async fn follow_schema(database: Weak<Database>, check: Duration, first: oneshot::Sender<()>) {
+    let mut first = Some(first);
     let Some(mut requests) = database.upgrade().map(|d| d.schema_requests()) else { return };
     let check = if check.is_zero() { Duration::MAX } else { check };
     let mut pause = RETRY_MIN;
@@ -352,6 +365,10 @@ async fn follow_schema(database: Weak<Database>, check: Duration) {
                 }
             }
         };
+        if let Some(first) = first.take() {
+            // whoever waited may have given up
+            let _ = first.send(());
+        }
         // A request is no reason to hurry when the shard has just failed to answer one.
         let asked = async {
             let asked = requests.changed().await;
