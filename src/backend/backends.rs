@@ -2,7 +2,7 @@
 
 use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, Identity, Proof};
-use crate::backend::link::CancelTarget;
+use crate::backend::link::{CancelTarget, Link};
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Lease, Pool, PoolKey, PoolStats};
 use crate::backend::shard::ShardNodes;
@@ -106,8 +106,7 @@ impl Backends {
         let _changing = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let shards = self.shards.load();
         let Some(shard) = shards.get(usize::from(key.shard.0)) else {
-            let what = format!("shard number {} is no longer in the shard map", key.shard.0);
-            return Err(Error::new(Source::Shard, SqlState::CANNOT_CONNECT_NOW, what).retryable());
+            return Err(no_such_shard(key.shard));
         };
         let identity = self.credentials.of(&key.user);
         let user = identity.user.clone();
@@ -136,6 +135,17 @@ impl Backends {
     /// Errors: as those of [`Pool::acquire`].
     pub async fn service(&self, shard: ShardId, deadline: Instant) -> Result<Lease> {
         self.pool(&PoolKey { shard, user: SERVICE.into() })?.acquire(deadline).await
+    }
+
+    /// A link as the service user that no pool knows of: for one that listens.
+    pub(crate) async fn open_service(&self, shard: ShardId) -> Result<Link> {
+        let shards = self.shards.load_full();
+        let Some(shard) = shards.get(usize::from(shard.0)) else { return Err(no_such_shard(shard)) };
+        shard.open(&self.connector, &self.credentials.of(SERVICE)).await
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.connector.options
     }
 
     /// Sends a CancelRequest for what the link runs now; best effort, bounded in time.
@@ -167,6 +177,11 @@ impl Backends {
         }
         all
     }
+}
+
+fn no_such_shard(shard: ShardId) -> Error {
+    let what = format!("shard number {} is no longer in the shard map", shard.0);
+    Error::new(Source::Shard, SqlState::CANNOT_CONNECT_NOW, what).retryable()
 }
 
 fn nodes_of(map: &ShardMap, from: usize) -> Vec<Arc<ShardNodes>> {

@@ -223,7 +223,7 @@ impl Names {
     }
 }
 
-fn text<'a>(cell: Option<&'a str>) -> Result<&'a str> {
+fn text(cell: Option<&str>) -> Result<&str> {
     cell.ok_or_else(|| Error::internal("a catalog has NULL where it should have none"))
 }
 

@@ -26,14 +26,14 @@ const MAX_MESSAGES: usize = 500;
 /// Most stretched passwords that are kept.
 const MAX_STRETCHED: usize = 4096;
 
-type Kept = (Secret, Salted);
+type Kept = HashMap<(Arc<NodeAddr>, Arc<str>), (Secret, Salted)>;
 
 /// Passwords as SCRAM stretched them (PBKDF2, a millisecond), so that each is stretched once per node and not at
 /// every login.
 #[derive(Debug, Default)]
 pub(crate) struct Stretched {
     /// by node and user, with the password that it was made from
-    known: Mutex<HashMap<(Arc<NodeAddr>, Arc<str>), Kept>>,
+    known: Mutex<Kept>,
 }
 
 impl Stretched {

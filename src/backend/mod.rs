@@ -35,6 +35,7 @@ mod backends;
 pub mod catalog;
 pub mod connect;
 pub mod credentials;
+pub mod directory;
 mod exchange;
 pub mod link;
 mod login;

@@ -88,8 +88,8 @@ impl Link {
                     self.outstanding -= 1;
                     return failure.map_or(Ok(all), Err);
                 }
-                // ParseComplete, BindComplete, NoData, RowDescription, notices
-                b'1' | b'2' | b'n' | b'T' | b'N' => {}
+                // ParseComplete, BindComplete, NoData, RowDescription, notices; notifications of a listener that begins
+                b'1' | b'2' | b'n' | b'T' | b'N' | b'A' => {}
                 tag => {
                     return Err(self.nonsense(format_args!("a message of type {:?}", char::from(tag))));
                 }
