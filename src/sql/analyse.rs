@@ -1,10 +1,59 @@
 //! Parse with sqlparser and find the facts. On a plan cache miss only.
+//!
+//! A statement is answered rightly by one shard when every mention of a sharded table needs only rows of that
+//! shard. So each mention ("occurrence") gets a condition, `must`, that is implied by "this row can influence the
+//! result, or is written". The way there:
+//!
+//! - `text`: tokens get byte offsets and lose what the parser does not know and routing does not need; then the
+//!   parser makes a tree. The literals that the parser saw must be those that the scanner saw.
+//! - `names`: what a name means, as Postgres looks it up: scopes, aliases, CTEs, merged columns.
+//! - `query`, `expr`, `write`, `calls`: the tree becomes relations over numbered columns, and conditions. Each
+//!   expression is resolved once. Whatever is not understood says nothing (`True`), it never stops a condition
+//!   beside it from counting, and what could change the meaning of the whole is refused.
+//! - `rel`: conditions go up (what holds for rows that come out) and down (what must hold for a row to matter).
+//! - `pred`: conditions, equality classes, projection on the columns of one table.
+//!
+//! When a route is wrong, look at the rendering of the facts first (`tests`): if `must` claims too much, the fault
+//! is in `rel` (pushed through what it must not pass) or in `expr` (a comparison that is not the key's own
+//! equality). `proof` compares random queries with a real Postgres: rows that violate `must` are deleted and the
+//! result must not change.
+//!
+//! Decisions. Errors that Postgres would raise while it evaluates rows that do not matter (division by zero) are
+//! not kept: Postgres does not promise them either. "More than one row returned by a subquery" is kept. A view
+//! is read as Postgres stores it, qualified throughout. Recursion takes new stack segments, lists and operator
+//! chains are walked in loops, trees are neither cloned nor printed.
+
+mod calls;
+mod expr;
+mod names;
+mod pred;
+mod query;
+mod rel;
+#[cfg(test)]
+mod tests;
+mod text;
+mod write;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
-use crate::sql::facts::Facts;
-use crate::sql::scan::Scan;
+use crate::sql::facts::{Cond, Facts, Occurrence};
+use crate::sql::scan::{LiteralClass, Scan};
+use pred::{Budget, ColId, P, Pred};
+use query::Resolver;
+use rel::Walk;
+use sqlparser::ast::Statement;
+use std::ops::Range;
 use std::sync::Arc;
+use text::{Text, too_complex};
+
+/// Nesting that is given to the parser; the scanner's count.
+const MAX_DEPTH: u32 = 200;
+/// Operators, UNION arms, casts in a row: they become a left-deep tree.
+const MAX_CHAIN: u32 = 1_000;
+/// Bytes of one statement. A tree takes about fifty times the text.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Steps of deriving conditions.
+const BUDGET: usize = 4_000_000;
 
 /// Why a statement could not be understood. Planner decides: a one-shard database passes it through, others refuse.
 #[derive(Debug, Clone)]
@@ -17,6 +66,15 @@ pub enum NotUnderstood {
     Invalid(Error),
 }
 
+impl NotUnderstood {
+    /// What a client is told when the statement cannot be served otherwise.
+    pub fn error(&self) -> &Error {
+        match self {
+            NotUnderstood::Syntax(e) | NotUnderstood::TooComplex(e) | NotUnderstood::Invalid(e) => e,
+        }
+    }
+}
+
 /// What names mean to this session.
 #[derive(Debug, Clone)]
 pub struct Scope<'a> {
@@ -25,8 +83,149 @@ pub struct Scope<'a> {
     pub search_path: &'a [Arc<str>],
 }
 
-/// Facts of statement `piece` of `text`.
+/// Facts of statement `piece` of `text`: a query, INSERT, UPDATE, DELETE or MERGE, or one of these inside
+/// EXPLAIN, DECLARE CURSOR, PREPARE or COPY (...) TO.
 pub fn analyse(text: &str, scan: &Scan, piece: usize, scope: &Scope<'_>) -> Result<Facts, NotUnderstood> {
-    let _ = (text, scan, piece, scope);
-    todo!()
+    let start = scan.pieces.get(piece).map_or(0, |p| p.span.start);
+    analyse_from(text, scan, piece, start, scope)
+}
+
+/// The same for the part of the statement that begins at byte `start`. Literal indexes still count from the
+/// statement's first literal.
+pub fn analyse_from(
+    text: &str,
+    scan: &Scan,
+    piece: usize,
+    start: u32,
+    scope: &Scope<'_>,
+) -> Result<Facts, NotUnderstood> {
+    let Some(piece) = scan.pieces.get(piece) else {
+        return Ok(Facts { read_only: true, ..Facts::default() });
+    };
+    let Some(sql) = text.get(start as usize..piece.span.end as usize) else {
+        return Err(text::syntax("", 0, "the text is cut within a character"));
+    };
+    if scan.depth > MAX_DEPTH {
+        return Err(too_complex("the statement is nested too deeply"));
+    }
+    if scan.chain > MAX_CHAIN {
+        return Err(too_complex("the statement chains too many operators"));
+    }
+    if sql.len() > MAX_TEXT_BYTES {
+        return Err(too_complex("the statement is too long"));
+    }
+    if let Some(reason) = scan.distrust {
+        return Err(text::syntax("", 0, &format!("it has {reason}")));
+    }
+    let literals =
+        scan.literals.get(piece.literals.start as usize..piece.literals.end as usize).unwrap_or(&[]);
+    let backslashes = |l: &crate::sql::scan::Literal| {
+        l.class == LiteralClass::Escape && text.as_bytes().get(l.span.start as usize) == Some(&b'\'')
+    };
+    if literals.iter().any(backslashes) {
+        return Err(text::syntax("", 0, "it has a string whose backslashes are escapes"));
+    }
+    let (statement, removed) =
+        text::parse(sql, start, Some(literals)).map_err(|e| at_piece(e, text, start))?;
+
+    let trusted = scope.search_path.iter().position(|s| &**s == "pg_catalog").is_none_or(|i| i == 0);
+    let mut resolver = Resolver {
+        scope,
+        text: Text::Statement { literals },
+        search_path: scope.search_path,
+        trusted,
+        columns: Vec::new(),
+        occurrences: Vec::new(),
+        scans: Vec::new(),
+        musts: Vec::new(),
+        ctes: Vec::new(),
+        facts: Facts::default(),
+        writes: false,
+        budget: Budget(BUDGET),
+        views: Vec::new(),
+        mentioned: Vec::new(),
+        relations: 0,
+        overriding_user: removed.overriding_user,
+    };
+    let output = match &statement {
+        Statement::Query(query) => resolver.query(query, None, None)?,
+        write
+        @ (Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) | Statement::Merge(_)) => {
+            resolver.write(write, None, None)?
+        }
+        _ => return Err(text::syntax("", 0, "it is of a kind that is not analysed")),
+    };
+    Walk { ctes: &mut resolver.ctes, musts: &mut resolver.musts, budget: &mut resolver.budget }
+        .push(&output.rel, &[]);
+    Ok(finish(resolver, removed.cursor))
+}
+
+fn finish(resolver: Resolver<'_>, cursor: Option<String>) -> Facts {
+    let mut facts = resolver.facts;
+    for ((mut occurrence, must), columns) in
+        resolver.occurrences.into_iter().zip(resolver.musts).zip(resolver.scans)
+    {
+        occurrence.must = cond(&must, &columns, &occurrence);
+        facts.occurrences.push(occurrence);
+    }
+    facts.steering_literals.sort_unstable();
+    facts.steering_literals.dedup();
+    facts.current_of = cursor;
+    facts.read_only = !resolver.writes;
+    facts
+}
+
+/// The condition in the words of `facts`: columns by their index in the table.
+fn cond(p: &P, columns: &Range<ColId>, occurrence: &Occurrence) -> Cond {
+    let index = |c: &ColId| columns.contains(c).then(|| (c - columns.start) as usize);
+    let operand = |i: usize, o: &crate::sql::facts::Operand| {
+        expr::without_own_cast(o.clone(), occurrence.table.columns[i].type_oid)
+    };
+    match &**p {
+        Pred::False => Cond::False,
+        Pred::And(parts) => {
+            let mut out: Vec<Cond> =
+                parts.iter().map(|p| cond(p, columns, occurrence)).filter(|c| *c != Cond::True).collect();
+            match out.len() {
+                0 => Cond::True,
+                1 => out.swap_remove(0),
+                _ => Cond::And(out),
+            }
+        }
+        Pred::Or(parts) => {
+            let out: Vec<Cond> = parts.iter().map(|p| cond(p, columns, occurrence)).collect();
+            if out.contains(&Cond::True) { Cond::True } else { Cond::Or(out) }
+        }
+        Pred::Eq(c, o) => index(c).map_or(Cond::True, |i| Cond::Eq(i, operand(i, o))),
+        Pred::Any(c, o) => index(c).map_or(Cond::True, |i| Cond::EqAny(i, operand(i, o))),
+        Pred::Cmp(c, op, o) => index(c).map_or(Cond::True, |i| Cond::Cmp(i, *op, operand(i, o))),
+        Pred::IsNull(c) => index(c).map_or(Cond::True, Cond::IsNull),
+        Pred::True | Pred::Same { .. } | Pred::NotNull(_) => Cond::True,
+    }
+}
+
+/// Positions in errors count from the start of the whole text.
+fn at_piece(e: NotUnderstood, text: &str, start: u32) -> NotUnderstood {
+    let before = text.get(..start as usize).map_or(0, |t| t.chars().count()) as u32;
+    match e {
+        NotUnderstood::Syntax(error) => NotUnderstood::Syntax(match error.position_chars() {
+            Some(position) => error.position(position + before),
+            None => error,
+        }),
+        other => other,
+    }
+}
+
+/// A view's definition is as dangerous as a statement.
+fn guard_definition(definition: &str) -> Result<(), NotUnderstood> {
+    let mut scan = Scan::new();
+    if scan.scan(definition, true).is_err()
+        || scan.depth > MAX_DEPTH
+        || scan.chain > MAX_CHAIN
+        || definition.len() > MAX_TEXT_BYTES
+        || scan.distrust.is_some()
+    {
+        return Err(too_complex("the definition of a view is too complex"));
+    }
+    Ok(())
 }

@@ -33,6 +33,11 @@ pub enum OperandSource {
     Null,
     /// a value fixed by the plan itself: the name of a schema (schema per tenant)
     Fixed(Arc<str>),
+    /// a literal of a view's definition, as it is written there (quotes included)
+    Constant {
+        text: Arc<str>,
+        class: LiteralClass,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +136,10 @@ pub struct Facts {
     pub hidden_tables: bool,
     /// literals whose values the plan depends on (besides keys); relative indexes
     pub steering_literals: Vec<u32>,
+    /// WHERE CURRENT OF: the cursor's name, folded. The statement belongs where that cursor is; `must` says nothing.
+    pub current_of: Option<String>,
+    /// tables that a query makes (SELECT ... INTO), as named
+    pub defines: Vec<String>,
     /// tables named that the catalog does not have (the server will say so, or it is temporary)
     pub unknown_tables: Vec<String>,
 }
