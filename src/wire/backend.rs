@@ -1,6 +1,6 @@
 //! What servers send: views over a frame's body, and writers (manual, "Message Formats", (B)).
 
-use crate::error::{Error, Result, SqlState};
+use crate::error::{Error, Result, Source, SqlState};
 use crate::wire::body::{Body, Formats, Malformed, message, put_cstr, put_list, put_prose, put_value};
 use crate::wire::frontend::Oids;
 use bytes::{BufMut, BytesMut};
@@ -69,6 +69,22 @@ impl Tag {
     }
 }
 
+/// Reads a whole body: what is left over is as wrong as what is missing.
+fn whole<'a, T>(
+    body: &'a [u8],
+    read: impl FnOnce(&mut Body<'a>) -> std::result::Result<T, Malformed>,
+) -> Result<T> {
+    let mut b = Body::new(body);
+    read(&mut b).and_then(|view| b.end().map(|()| view)).map_err(|m| broken(m.as_str()))
+}
+
+/// 08P01, the server's fault: its link cannot be trusted any more.
+#[cold]
+fn broken(what: &str) -> Error {
+    Error::new(Source::Shard, SqlState::PROTOCOL_VIOLATION, format!("a server broke the protocol: {what}"))
+        .fatal()
+}
+
 /// One column of a RowDescription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
@@ -111,14 +127,14 @@ pub struct RowDescription<'a> {
 
 impl<'a> RowDescription<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let count = usize::from(b.u16()?);
-        let fields = b.rest();
-        for _ in 0..count {
-            Field::read(&mut b)?;
-        }
-        b.end()?;
-        Ok(RowDescription { count, fields })
+        whole(body, |b| {
+            let count = usize::from(b.u16()?);
+            let fields = b.rest();
+            for _ in 0..count {
+                Field::read(b)?;
+            }
+            Ok(RowDescription { count, fields })
+        })
     }
     pub fn len(&self) -> usize {
         self.count
@@ -154,10 +170,7 @@ pub struct ParameterDescription<'a> {
 
 impl<'a> ParameterDescription<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let types = Oids::read(&mut b)?;
-        b.end()?;
-        Ok(ParameterDescription { types })
+        whole(body, |b| Ok(ParameterDescription { types: Oids::read(b)? }))
     }
 }
 
@@ -173,14 +186,14 @@ pub struct DataRow<'a> {
 
 impl<'a> DataRow<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let count = usize::from(b.u16()?);
-        let cells = b.rest();
-        for _ in 0..count {
-            b.value()?;
-        }
-        b.end()?;
-        Ok(DataRow { count, cells })
+        whole(body, |b| {
+            let count = usize::from(b.u16()?);
+            let cells = b.rest();
+            for _ in 0..count {
+                b.value()?;
+            }
+            Ok(DataRow { count, cells })
+        })
     }
     pub fn len(&self) -> usize {
         self.count
@@ -209,10 +222,7 @@ pub struct CommandComplete<'a> {
 
 impl<'a> CommandComplete<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let tag = b.cstr()?;
-        b.end()?;
-        Ok(CommandComplete { tag })
+        whole(body, |b| Ok(CommandComplete { tag: b.cstr()? }))
     }
     /// The row count at the end of `SELECT 5`, `INSERT 0 5`, `COPY 5`; `None` for commands without one.
     pub fn rows(&self) -> Option<u64> {
@@ -229,7 +239,7 @@ pub fn command_complete(out: &mut BytesMut, tag: &str) {
 pub fn parse_ready_for_query(body: &[u8]) -> Result<u8> {
     match body {
         [status @ (b'I' | b'T' | b'E')] => Ok(*status),
-        _ => Err(Error::protocol("invalid ReadyForQuery message")),
+        _ => Err(broken("invalid ReadyForQuery message")),
     }
 }
 
@@ -270,12 +280,12 @@ pub struct ErrorFields<'a> {
 
 impl<'a> ErrorFields<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        while b.u8()? != 0 {
-            b.cstr()?;
-        }
-        b.end()?;
-        Ok(ErrorFields { fields: body })
+        whole(body, |b| {
+            while b.u8()? != 0 {
+                b.cstr()?;
+            }
+            Ok(ErrorFields { fields: body })
+        })
     }
 
     /// (code, text) in the order they were sent; unknown codes included.
@@ -387,11 +397,7 @@ pub struct ParameterStatus<'a> {
 
 impl<'a> ParameterStatus<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let name = b.cstr()?;
-        let value = b.cstr()?;
-        b.end()?;
-        Ok(ParameterStatus { name, value })
+        whole(body, |b| Ok(ParameterStatus { name: b.cstr()?, value: b.cstr()? }))
     }
 }
 
@@ -411,13 +417,15 @@ pub struct BackendKeyData<'a> {
 
 impl<'a> BackendKeyData<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let pid = b.i32()?;
-        let secret = b.rest();
-        if !(4..=256).contains(&secret.len()) {
-            return Err(Error::protocol(format!("a cancellation key of {} bytes", secret.len())));
+        let key = whole(body, |b| {
+            let pid = b.i32()?;
+            let len = b.rest().len();
+            Ok(BackendKeyData { pid, secret: b.bytes(len)? })
+        })?;
+        if !(4..=256).contains(&key.secret.len()) {
+            return Err(broken(&format!("a cancellation key of {} bytes", key.secret.len())));
         }
-        Ok(BackendKeyData { pid, secret })
+        Ok(key)
     }
 }
 
@@ -438,18 +446,18 @@ pub struct NegotiateProtocolVersion<'a> {
 
 impl<'a> NegotiateProtocolVersion<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let newest = b.u32()?;
-        let count = b.u32()? as usize;
-        if count > b.rest().len() {
-            return Err(Malformed::Short.into());
-        }
-        let mut unknown_options = Vec::with_capacity(count);
-        for _ in 0..count {
-            unknown_options.push(b.cstr()?);
-        }
-        b.end()?;
-        Ok(NegotiateProtocolVersion { newest, unknown_options })
+        whole(body, |b| {
+            let newest = b.u32()?;
+            let count = b.u32()? as usize;
+            if count > b.rest().len() {
+                return Err(Malformed::Short);
+            }
+            let mut unknown_options = Vec::with_capacity(count);
+            for _ in 0..count {
+                unknown_options.push(b.cstr()?);
+            }
+            Ok(NegotiateProtocolVersion { newest, unknown_options })
+        })
     }
 }
 
@@ -474,11 +482,7 @@ pub struct CopyResponse<'a> {
 
 impl<'a> CopyResponse<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let format = b.u8()?;
-        let columns = Formats::read(&mut b)?;
-        b.end()?;
-        Ok(CopyResponse { format, columns })
+        whole(body, |b| Ok(CopyResponse { format: b.u8()?, columns: Formats::read(b)? }))
     }
 }
 
@@ -511,12 +515,7 @@ pub struct Notification<'a> {
 
 impl<'a> Notification<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let pid = b.i32()?;
-        let channel = b.cstr()?;
-        let payload = b.cstr()?;
-        b.end()?;
-        Ok(Notification { pid, channel, payload })
+        whole(body, |b| Ok(Notification { pid: b.i32()?, channel: b.cstr()?, payload: b.cstr()? }))
     }
 }
 
@@ -530,10 +529,7 @@ pub fn notification(out: &mut BytesMut, pid: i32, channel: &[u8], payload: &[u8]
 
 /// The result of a fast-path function call; `None` is NULL.
 pub fn parse_function_call_response(body: &[u8]) -> Result<Option<&[u8]>> {
-    let mut b = Body::new(body);
-    let value = b.value()?;
-    b.end()?;
-    Ok(value)
+    whole(body, |b| b.value())
 }
 
 /// Authentication requests (manual, "Start-up").
@@ -556,30 +552,29 @@ pub enum Authentication<'a> {
 
 impl<'a> Authentication<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut b = Body::new(body);
-        let request = match b.u32()? {
-            0 => Authentication::Ok,
-            3 => Authentication::Cleartext,
-            5 => {
-                let salt = b.bytes(4)?;
-                Authentication::Md5 { salt: [salt[0], salt[1], salt[2], salt[3]] }
-            }
-            10 => {
-                let mut mechanisms = Vec::new();
-                loop {
-                    match b.cstr()? {
-                        b"" => break,
-                        m => mechanisms.push(m),
+        whole(body, |b| {
+            let code = b.u32()?;
+            Ok(match code {
+                0 => Authentication::Ok,
+                3 => Authentication::Cleartext,
+                5 => Authentication::Md5 { salt: b.u32()?.to_be_bytes() },
+                10 => {
+                    let mut mechanisms = Vec::new();
+                    loop {
+                        match b.cstr()? {
+                            b"" => break Authentication::Sasl { mechanisms },
+                            m => mechanisms.push(m),
+                        }
                     }
                 }
-                Authentication::Sasl { mechanisms }
-            }
-            11 => return Ok(Authentication::SaslContinue(b.rest())),
-            12 => return Ok(Authentication::SaslFinal(b.rest())),
-            code => return Ok(Authentication::Other(code)),
-        };
-        b.end()?;
-        Ok(request)
+                11 => Authentication::SaslContinue(b.bytes(b.rest().len())?),
+                12 => Authentication::SaslFinal(b.bytes(b.rest().len())?),
+                code => {
+                    b.bytes(b.rest().len())?;
+                    Authentication::Other(code)
+                }
+            })
+        })
     }
 }
 

@@ -14,18 +14,22 @@ pub enum Malformed {
     TrailingBytes,
 }
 
+impl Malformed {
+    /// Postgres's words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Malformed::Short => "insufficient data left in message",
+            Malformed::Unterminated => "invalid string in message",
+            Malformed::TrailingBytes => "invalid message format",
+        }
+    }
+}
+
 impl From<Malformed> for Error {
-    /// 08P01 with Postgres's words. Not fatal: the frame was good, so the next message is found.
+    /// A client's message: 08P01, not fatal, because the frame was good and so the next message is found.
     #[cold]
     fn from(m: Malformed) -> Error {
-        Error::client(
-            SqlState::PROTOCOL_VIOLATION,
-            match m {
-                Malformed::Short => "insufficient data left in message",
-                Malformed::Unterminated => "invalid string in message",
-                Malformed::TrailingBytes => "invalid message format",
-            },
-        )
+        Error::client(SqlState::PROTOCOL_VIOLATION, m.as_str())
     }
 }
 

@@ -4,7 +4,7 @@
 //! looks at those five bytes and nothing else; big messages are streamed by whoever asked: the header now,
 //! the body as it arrives.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Source, SqlState};
 use std::ops::Range;
 
 /// Bytes of a tag and a length.
@@ -84,7 +84,20 @@ impl Limits {
         match self.sender {
             Sender::Login => Error::protocol(format!("expected password response, got message type {tag}")),
             Sender::Client => Error::protocol(format!("invalid frontend message type {tag}")),
-            Sender::Server => Error::protocol(format!("invalid backend message type {tag}")),
+            Sender::Server => self.broken(&format!("invalid backend message type {tag}")),
+        }
+    }
+
+    /// 08P01, the sender's fault.
+    fn broken(&self, what: &str) -> Error {
+        match self.sender {
+            Sender::Login | Sender::Client => Error::protocol(what),
+            Sender::Server => Error::new(
+                Source::Shard,
+                SqlState::PROTOCOL_VIOLATION,
+                format!("a server broke the protocol: {what}"),
+            )
+            .fatal(),
         }
     }
 }
@@ -128,14 +141,14 @@ pub fn header(buf: &[u8], limits: &Limits) -> Result<Option<Header>> {
     // a negative length is a huge one here
     let length = u32::from_be_bytes([a, b, c, d]);
     if length < 4 || length > limit {
-        return Err(bad_length(tag, length, limit));
+        return Err(bad_length(tag, length, limit, limits));
     }
     Ok(Some(Header { tag, len: length as usize + 1 }))
 }
 
 #[cold]
-fn bad_length(tag: u8, length: u32, limit: u32) -> Error {
-    Error::protocol("invalid message length").detail(format!(
+fn bad_length(tag: u8, length: u32, limit: u32, limits: &Limits) -> Error {
+    limits.broken("invalid message length").detail(format!(
         "A message of type \"{}\" announces {} bytes; at least 4 and at most {limit} are accepted.",
         char::from(tag),
         length as i32,
@@ -190,7 +203,6 @@ impl Iterator for Frames<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::SqlState;
     use proptest::prelude::*;
 
     fn frame(tag: u8, length: i32) -> Vec<u8> {
