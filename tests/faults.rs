@@ -162,13 +162,13 @@ async fn messages_out_of_turn_end_their_session_alone() {
     let url = h.url();
     let mut good = Wire::connect(&url, &[]).unwrap();
     let hostile: [&[u8]; 7] = [
-        b"Z\0\0\0\x04",                 // a server's message
-        b"Q\0\0\0\x03",                 // shorter than itself
-        b"Q\xff\xff\xff\xff",           // negative
-        b"S\0\x10\0\0",                 // a Sync of a megabyte
-        b"Q\0\0\0\x05x",                // no terminator
+        b"Z\0\0\0\x04",                       // a server's message
+        b"Q\0\0\0\x03",                       // shorter than itself
+        b"Q\xff\xff\xff\xff",                 // negative
+        b"S\0\x10\0\0",                       // a Sync of a megabyte
+        b"Q\0\0\0\x05x",                      // no terminator
         b"B\0\0\0\x0d\0\0\0\0\xff\xff\0\0\0", // 65535 values in no bytes
-        b"p\0\0\0\x05\0",               // a password, now
+        b"p\0\0\0\x05\0",                     // a password, now
     ];
     for bytes in hostile {
         let mut w = Wire::connect(&url, &[]).unwrap();

@@ -28,6 +28,7 @@
 //!   length in afterwards and cannot fail. The tests compare each of them with pgwire's encoder.
 //! - **Two severities of 08P01.** A wrong length or tag is FATAL: where the next message begins is not known any
 //!   more. A malformed body inside a good frame is an ERROR, as in Postgres: the session skips to Sync.
+//!   What a server sends wrongly is the shard's fault and always fatal to its link.
 //! - **Limits before buffers.** The header is judged when its five bytes are there, by direction and state
 //!   ([`frame::Limits`]), so that no peer can make a buffer grow by a length alone.
 //! - **SCRAM states are consumed.** Each step of an exchange takes the state by value and gives the next one; a
