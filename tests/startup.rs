@@ -801,3 +801,107 @@ async fn health_and_metrics() {
     assert!(ask("DELETE /metrics HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405 "));
     assert!(ask(&"x".repeat(9000)).await.starts_with("HTTP/1.1 400 "));
 }
+
+/// A `pgweir serve` process and what it logs.
+struct Process {
+    child: std::process::Child,
+    log: std::path::PathBuf,
+}
+
+impl Process {
+    async fn start(folder: &Path) -> Process {
+        let log = folder.join("pgweir.log");
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"))
+            .args(["serve", "--config"])
+            .arg(folder.join("pgweir.toml"))
+            .stderr(std::fs::File::create(&log).unwrap())
+            .stdin(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child, log }
+    }
+
+    /// What stands behind `text` on the first line that has it.
+    async fn says(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = std::fs::read_to_string(&self.log).unwrap();
+            if let Some((_, rest)) = log.split_once(text).filter(|(_, rest)| rest.contains('\n')) {
+                return rest.lines().next().unwrap_or_default().to_owned();
+            }
+            assert!(Instant::now() < deadline, "{text:?} is not in the log:\n{log}");
+            assert!(self.child.try_wait().unwrap().is_none(), "it has ended:\n{log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    async fn ended(&mut self) -> std::process::ExitStatus {
+        bounded(async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_reload_and_stop_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pgweir.toml");
+    std::fs::write(folder.path().join("map.toml"), MAP).unwrap();
+    std::fs::write(&file, with_database(TRUST)).unwrap();
+    let mut process = Process::start(folder.path()).await;
+    let address = process.says("listening on ").await;
+    let dial = async || Wire(TcpStream::connect(&address).await.unwrap());
+    let mut wire = dial().await;
+    wire.send(&app()).await;
+    wire.welcomed().await;
+
+    std::fs::write(&file, with_database("auth.method = 'trusting'")).unwrap();
+    process.signal("HUP");
+    process.says("reload refused, nothing has changed").await;
+    process.says("pgweir.toml:2: method = \"trusting\"").await;
+    let mut wire = dial().await;
+    wire.send(&app()).await;
+    wire.welcomed().await;
+
+    std::fs::write(&file, with_database("[[user]]\nname = 'app'\npassword = 'x'")).unwrap();
+    process.signal("HUP");
+    process.says("configuration and shard maps reloaded").await;
+    let mut wire = dial().await;
+    wire.send(&app()).await;
+    assert_eq!(wire.authentication().await.0, 10, "a password is asked for now");
+    drop(wire);
+
+    process.signal("TERM");
+    assert!(process.ended().await.success());
+    assert!(TcpStream::connect(&address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_configuration_does_not_start_and_all_of_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pgweir.toml");
+    std::fs::write(&file, with_database("auth.method = 'trusting'\nserver.prot = 1")).unwrap();
+    let mut process = Process::start(folder.path()).await;
+    assert_eq!(process.ended().await.code(), Some(1));
+    let log = std::fs::read_to_string(&process.log).unwrap();
+    assert!(log.contains("2 mistakes"), "{log}");
+    assert!(log.contains("pgweir.toml:2: method") && log.contains("did you mean port?"), "{log}");
+}
