@@ -617,10 +617,11 @@ async fn too_many_clients_are_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_clients_log_in_at_once() {
-    let house = House::open("[[user]]\nname='app'\npassword='sesame'").await;
+    // the clients' key derivations take seconds in a debug build
+    let house = House::open("server.startup_timeout = '1min'\n[[user]]\nname='app'\npassword='sesame'").await;
     let verdicts =
         futures_util::future::join_all(
-            (0..200).map(|i| {
+            (0..100).map(|i| {
                 let house = &house;
                 async move {
                     outcome(house, "app", "shop", if i % 2 == 0 { "sesame" } else { "wrong" }).await.is_ok()
@@ -628,7 +629,7 @@ async fn many_clients_log_in_at_once() {
             }),
         )
         .await;
-    assert_eq!(verdicts.iter().filter(|v| **v).count(), 100);
+    assert_eq!(verdicts.iter().filter(|v| **v).count(), 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -772,7 +773,9 @@ async fn a_drain_ends_in_time_and_refuses_newcomers() {
     let mut session = house.dial().await;
     session.send(&app()).await;
     session.welcomed().await;
+    // one that has been accepted: those in the kernel's queue are reset with it
     let mut half = house.dial().await;
+    assert_eq!(ask_for_tls(&mut half).await, b'N');
     half.send(&app()[..9]).await;
     let begun = Instant::now();
     let server = house.server.take().unwrap();

@@ -7,6 +7,7 @@
 
 use crate::backend::catalog::Schema;
 use crate::backend::credentials::{Credentials, Identity, Proof};
+use crate::backend::directory::Directories;
 use crate::backend::pool::Backends;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -44,8 +45,15 @@ struct Host {
     settings: config::Database,
     /// for clients to come; the last of `lives`
     current: Arc<Database>,
-    lives: Vec<Weak<Database>>,
+    lives: Vec<Life>,
     follower: Follower,
+}
+
+/// A database that sessions may use, and what looks keys up for it.
+#[derive(Debug)]
+struct Life {
+    database: Weak<Database>,
+    directories: Weak<Directories>,
 }
 
 /// A task that ends with its owner.
@@ -139,9 +147,12 @@ impl Hosted {
             let kept = hosts.get(&new.name).is_some_and(|h| h.settings == settings && !credentials_changed);
             if !kept {
                 let backends = Backends::new(&new.map, settings.servers.clone(), credentials(config))?;
+                let directories = Arc::new(Directories::new(backends.clone(), &new.map));
                 let database =
                     Database::new(new.name.clone(), new.map.clone(), backends, settings.session.clone());
-                made.insert(new.name.clone(), Arc::new(database));
+                // nobody else has it yet, so it is not set
+                let _ = database.directory.set(directories.clone());
+                made.insert(new.name.clone(), (Arc::new(database), directories));
             }
         }
         for new in &accepted {
@@ -158,9 +169,9 @@ impl Hosted {
                 Some(h) => (h.lives, Some((h.current, h.store, h.follower))),
                 None => (vec![], None),
             };
-            lives.retain(|d| d.strong_count() > 0);
+            lives.retain(|l| l.database.strong_count() > 0);
             let current = match (made.remove(&new.name), &before) {
-                (Some(database), _) => {
+                (Some((database, directories)), _) => {
                     if let Some((before, ..)) = &before {
                         // The same servers: nobody has to wait until they are asked again.
                         database.schema_read(0, Some(before.snapshot.load().catalog.as_ref().clone()));
@@ -169,7 +180,10 @@ impl Hosted {
                     furnished.push(done);
                     let check = settings.place.schema_check;
                     tokio::spawn(follow_schema(Arc::downgrade(&database), check, first));
-                    lives.push(Arc::downgrade(&database));
+                    lives.push(Life {
+                        database: Arc::downgrade(&database),
+                        directories: Arc::downgrade(&directories),
+                    });
                     database
                 }
                 (None, Some((database, ..))) => database.clone(),
@@ -221,9 +235,14 @@ impl Hosted {
 
 impl Host {
     fn take_over(&self, map: &Arc<ShardMap>) -> Result<()> {
-        for database in self.lives.iter().filter_map(Weak::upgrade) {
+        for life in &self.lives {
+            let (Some(database), Some(directories)) = (life.database.upgrade(), life.directories.upgrade())
+            else {
+                continue;
+            };
             if !Arc::ptr_eq(&database.snapshot.load().map, map) {
                 database.backends.update(map)?;
+                directories.update(map);
                 database.adopt(map.clone());
             }
         }
