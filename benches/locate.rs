@@ -29,6 +29,7 @@ fn scrambled(i: u64) -> i64 {
 
 fn measure(bencher: Bencher<'_, '_>, map: &ShardMap, keys: &[Vec<KeyValue<'static>>]) {
     let keyspace = &map.keyspaces[0];
+    assert!(keys.iter().all(|key| keyspace.locate(key).is_ok()), "errors are not what is measured");
     bencher.counter(ItemsCount::new(keys.len())).bench(|| {
         for key in keys {
             let _ = black_box(keyspace.locate(black_box(key)));
