@@ -350,10 +350,11 @@ fn named_keys(types: &[KeyType], payload: &[u8]) -> Vec<Vec<KeyValue<'static>>> 
         }
     }
     // A text key may look like an array: both are forgotten then.
-    if let [kind] = types {
-        if let Some(value) = read(*kind, payload).filter(|_| !payload.is_empty()) {
-            keys.push(vec![value.into_owned()]);
-        }
+    if let [kind] = types
+        && !payload.is_empty()
+        && let Some(value) = read(*kind, payload)
+    {
+        keys.push(vec![value]);
     }
     keys.into_iter().map(|key| key.into_iter().map(KeyValue::into_owned).collect()).collect()
 }
