@@ -1,4 +1,22 @@
-//! Schema facts as data, versioned. Loaded by `backend`, read by `sql`, `plan` and `session`.
+//! Schema facts as data: what pgweir must know of tables, types and functions to route statements rightly.
+//!
+//! May import `wire`; holds no sockets and no SQL. `backend::catalog` reads a [`Catalog`] from a shard in one snapshot, and
+//! reads it again when a digest of the system catalogs changes; `sql`, `plan` and `session` read it. One that was
+//! read is never changed: a newer one takes its place, with a higher version, and plans name the version that they
+//! were made for.
+//!
+//! Decisions:
+//! - *Names, not object ids*, are what facts are found by. Object ids differ between shards; those here are the default
+//!   shard's, which is the one whose ids clients see (HAZARDS 4).
+//! - *Domains are resolved* to their base types, because keys hash and compare as these do; a domain's default
+//!   counts as the column's.
+//! - *Only what holds for every row*: unique keys without predicate and expression, NOT NULL that is validated. A fact
+//!   that is left out costs a refusal; one that is wrong would cost an answer.
+//! - *Functions by name*, not by signature: which overload a call means is not decided here, so the most volatile one
+//!   counts, and that any one of them may read tables. An aggregate is as volatile as its parts.
+//! - *Definitions of views are qualified*: they mean the same whatever the session's search_path is.
+//!
+//! When it breaks: tests/catalog.rs compares a catalog with the schema that it was read from.
 
 use std::collections::HashMap;
 use std::sync::Arc;
