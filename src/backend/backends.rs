@@ -144,6 +144,10 @@ impl Backends {
         shard.open(&self.connector, &self.credentials.of(SERVICE)).await
     }
 
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     pub fn options(&self) -> &Options {
         &self.connector.options
     }

@@ -54,7 +54,7 @@ struct Inner {
 }
 
 impl Directories {
-    /// Starts to listen on each shard that has a directory table. Must be called inside a tokio runtime.
+    /// Starts to listen on each shard that has a directory table.
     pub fn new(backends: Arc<Backends>, map: &Arc<ShardMap>) -> Directories {
         let inner = Inner { backends, maps: Mutex::default(), heard: Mutex::default() };
         let directories = Directories { inner: Arc::new(inner), listeners: Mutex::default() };
@@ -88,7 +88,8 @@ impl Directories {
         });
         for (shard, wanted) in wanted {
             listeners.entry(shard).or_insert_with(|| {
-                let task = tokio::spawn(listen(self.inner.clone(), shard, wanted.clone()));
+                let task =
+                    self.inner.backends.runtime().spawn(listen(self.inner.clone(), shard, wanted.clone()));
                 (wanted, task)
             });
         }
