@@ -12,9 +12,10 @@
 //!
 //! Decisions:
 //! - *Scoped or detached* ([`Lifetime`]). A test's servers die with the test process, however that ends (the
-//!   kernel sends them SIGQUIT; `process` says what this takes). Servers of `pgweir dev up` outlive the command;
-//!   `cluster.json` and pid files in their directory let a later command find them ([`Cluster::open`]), and a pid
-//!   counts only together with the instant its process started.
+//!   kernel sends them SIGQUIT; `process` says what this takes). Servers of `pgweir dev up` outlive the command.
+//! - *Found again.* A cluster in a directory that the caller named is recorded there, in `cluster.json` and in pid
+//!   files, before anything runs; a later command finds it ([`Cluster::open`]). A pid counts only together with the
+//!   instant its process started; a process whose pid file was never written is found by its arguments.
 //! - *Root* runs the servers as an existing unprivileged user. When that user cannot reach the directory
 //!   (a home directory, mostly), the data goes to the system's directory for temporary files, and
 //!   `cluster.json` says where.
@@ -54,7 +55,10 @@ use std::time::{Duration, Instant};
 /// The longest path of a unix socket that Linux takes is 107 bytes; macOS takes 103.
 const SOCKET_PATH_LIMIT: usize = 103;
 
-/// In a scoped cluster's directory: the process whose end is the cluster's.
+/// In the directory of a cluster that stays.
+const RECORD: &str = "cluster.json";
+
+/// In a temporary cluster's directory: the process whose end is the cluster's.
 const OWNER: &str = "owner.pid";
 
 /// How TCP clients of the servers prove who they are.
@@ -166,6 +170,8 @@ impl Options {
 #[derive(Debug)]
 pub struct Cluster {
     pub dir: PathBuf,
+    /// directories outside `dir` that belong to it
+    pub elsewhere: Vec<PathBuf>,
     pub databases: Vec<String>,
     pub superuser: Login,
     pub app: Login,
@@ -215,7 +221,7 @@ impl Cluster {
             sweep();
             own.save(&dir.join(OWNER))?;
         }
-        if dir.join("cluster.json").exists() {
+        if Cluster::is_in(&dir) {
             return Err(Error::config(format!("{} holds a cluster already", dir.display()))
                 .hint("Start that one again with `pgweir dev up`, or remove the directory."));
         }
@@ -242,8 +248,9 @@ impl Cluster {
         account.own(&sockets)?;
         let run = dir.join("run");
         make(&run, 0o755)?;
-        if options.lifetime == Lifetime::Scoped {
-            temporary.extend(elsewhere.iter().cloned());
+        let kept = options.dir.is_some();
+        if !kept {
+            temporary.append(&mut elsewhere);
         }
 
         let site = Arc::new(Site {
@@ -260,14 +267,14 @@ impl Cluster {
                 (0..=options.replicas)
                     .map(|i| {
                         let name = format!("s{}-{}", shard + 1, letter(i));
-                        let data = data.join(&name);
-                        Node::new(name, shard, data, site.clone())
+                        Node::new(name.clone(), shard, data.join(name), site.clone())
                     })
                     .collect()
             })
             .collect();
         let mut cluster = Cluster {
             dir,
+            elsewhere: elsewhere.clone(),
             databases: options.databases.clone(),
             superuser: options.superuser.clone(),
             app: options.app.clone(),
@@ -277,7 +284,8 @@ impl Cluster {
             temporary,
         };
         // Drop stops a scoped cluster; a detached one must not stay behind half made
-        let made = cluster.make_and_start(&options, elsewhere, &data).await;
+        let record = kept.then_some((elsewhere, data));
+        let made = cluster.make_and_start(&options, record).await;
         if let Err(error) = made {
             cluster.end_at_once();
             return Err(error);
@@ -285,9 +293,10 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The cluster that an earlier command has started in that directory, whatever of it still runs.
-    pub fn open(dir: &Path) -> Result<Cluster> {
-        let file = dir.join("cluster.json");
+    /// The cluster that an earlier command has made in that directory, whatever of it still runs.
+    /// `lifetime` is of the servers that are started from now on.
+    pub fn open(dir: &Path, lifetime: Lifetime) -> Result<Cluster> {
+        let file = dir.join(RECORD);
         let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 Error::config(format!("there is no cluster in {}", dir.display()))
@@ -297,10 +306,11 @@ impl Cluster {
         })?;
         let record: Record = serde_json::from_str(&text)
             .map_err(|e| Error::config(format!("{} is damaged: {e}", file.display())))?;
+        let dir = dir.canonicalize().map_err(|e| failed("open", dir, e))?;
         let site = Arc::new(Site {
             postgres: Postgres::find()?,
             account: Account::choose()?,
-            lifetime: Lifetime::Detached,
+            lifetime,
             superuser: record.superuser.user.clone(),
             sockets: record.sockets,
             run: dir.join("run"),
@@ -323,7 +333,8 @@ impl Cluster {
             })
             .collect();
         Ok(Cluster {
-            dir: dir.to_owned(),
+            dir,
+            elsewhere: record.elsewhere,
             databases: record.databases,
             superuser: record.superuser,
             app: record.app,
@@ -332,6 +343,27 @@ impl Cluster {
             site,
             temporary: Vec::new(),
         })
+    }
+
+    /// Whether that directory holds a cluster.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(RECORD).exists()
+    }
+
+    /// Forgets that the cluster ever was: its data is removed. It must be stopped.
+    pub fn remove(mut self) -> Result<()> {
+        if let Some(node) = self.nodes_mut().find_map(|n| n.is_running().then(|| n.name.clone())) {
+            return Err(Error::internal(format!("{node} still runs")));
+        }
+        for dir in self.elsewhere.iter().chain([&self.dir]) {
+            template::remove(dir)?;
+        }
+        Ok(())
+    }
+
+    /// What `postgres --version` says.
+    pub fn version(&self) -> &str {
+        &self.site.postgres.version
     }
 
     pub fn shard_count(&self) -> usize {
@@ -468,13 +500,12 @@ impl Cluster {
     async fn make_and_start(
         &mut self,
         options: &Options,
-        elsewhere: Vec<PathBuf>,
-        data: &Path,
+        record: Option<(Vec<PathBuf>, PathBuf)>,
     ) -> Result<()> {
         self.claim_ports(options.port)?;
-        if options.lifetime == Lifetime::Detached {
+        if let Some((elsewhere, data)) = &record {
             // before anything runs: `pgweir dev down` finds what a crash leaves behind
-            self.save(elsewhere.clone(), data)?;
+            self.save(elsewhere, data)?;
         }
         self.lay_data(options).await?;
         // Replicas name their primary's port, so the primaries' ports must be settled first.
@@ -486,7 +517,7 @@ impl Cluster {
                 });
             try_join_all(batch.map(|(node, primary)| bring_up(node, primary, options))).await?;
         }
-        if options.lifetime == Lifetime::Detached {
+        if let Some((elsewhere, data)) = &record {
             self.save(elsewhere, data)?; // a port may have been taken and replaced
         }
         let passwords = verifier::statements(
@@ -551,7 +582,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn save(&self, elsewhere: Vec<PathBuf>, data: &Path) -> Result<()> {
+    fn save(&self, elsewhere: &[PathBuf], data: &Path) -> Result<()> {
         let record = Record {
             sockets: self.site.sockets.clone(),
             data: data.to_owned(),
@@ -559,7 +590,7 @@ impl Cluster {
             superuser: self.superuser.clone(),
             app: self.app.clone(),
             service: self.service.clone(),
-            elsewhere,
+            elsewhere: elsewhere.to_vec(),
             nodes: self
                 .shards
                 .iter()
@@ -567,7 +598,7 @@ impl Cluster {
                 .collect(),
         };
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::internal(e.to_string()))?;
-        let file = self.dir.join("cluster.json");
+        let file = self.dir.join(RECORD);
         let fresh = self.dir.join("cluster.json.new");
         fs::write(&fresh, text + "\n").map_err(|e| failed("write", &fresh, e))?;
         // it holds passwords

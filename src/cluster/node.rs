@@ -186,14 +186,10 @@ impl Node {
     }
 
     /// Takes over a server that another command has started: the pid file names it, or, if that command
-    /// died before it could write one, the server's own, when that process works in our data directory.
+    /// died before it could write one, the server's arguments.
     pub(super) fn adopt(&mut self) {
-        let own = || {
-            let text = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
-            let id = ProcessId::of(text.lines().next()?.trim().parse().ok()?)?;
-            works_in(id.pid, &self.data).then_some(id)
-        };
-        self.running = ProcessId::load(&self.pid_file()).or_else(own).map(Running::adopt);
+        let unrecorded = || ProcessId::with_arguments("postgres", &["-D", &self.data.to_string_lossy()]);
+        self.running = ProcessId::load(&self.pid_file()).or_else(unrecorded).map(Running::adopt);
     }
 
     /// For destructors: at once, and blocking.
@@ -221,7 +217,7 @@ impl Node {
     }
 
     fn forget(&self) {
-        // absent unless the server is detached
+        // it may be absent
         let _ = fs::remove_file(self.pid_file());
     }
 
@@ -241,9 +237,7 @@ impl Node {
         self.site.account.dress(&mut command);
         undress_environment(&mut command);
         let running = process::start(command, self.site.lifetime)?;
-        if self.site.lifetime == Lifetime::Detached {
-            running.id.save(&self.pid_file())?;
-        }
+        running.id.save(&self.pid_file())?;
         self.running = Some(running);
         Ok(from)
     }
@@ -332,14 +326,4 @@ enum Unready {
 fn port_taken(name: &str, port: u16) -> Error {
     Error::shard(SqlState::CANNOT_CONNECT, name, format!("port {port} is taken by another program"))
         .retryable()
-}
-
-/// Postgres servers work in their data directory, which tells ours from a stranger with the same pid.
-fn works_in(pid: u32, data: &Path) -> bool {
-    if cfg!(target_os = "linux") {
-        let there = fs::read_link(format!("/proc/{pid}/cwd"));
-        return matches!((there, data.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    }
-    let listing = Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output();
-    listing.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains(&*data.to_string_lossy()))
 }

@@ -49,6 +49,17 @@ impl ProcessId {
         self.is_alive() && pid > 0 && unsafe { libc::kill(pid, signal) } == 0
     }
 
+    /// The process of a program of that name which was started with these as its first arguments.
+    pub fn with_arguments(program: &str, arguments: &[&str]) -> Option<ProcessId> {
+        let is_it = |words: &[String]| {
+            words.split_first().is_some_and(|(first, rest)| {
+                let name = Path::new(first).file_name().is_some_and(|n| n == program);
+                name && rest.len() >= arguments.len() && rest.iter().zip(arguments).all(|(a, b)| a == b)
+            })
+        };
+        command_lines().into_iter().find(|(_, words)| is_it(words)).and_then(|(pid, _)| ProcessId::of(pid))
+    }
+
     /// Processes that this one has started, and that have not ended.
     pub fn children(&self) -> Vec<ProcessId> {
         if !self.is_alive() {
@@ -246,6 +257,29 @@ fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
+#[cfg(target_os = "linux")]
+fn command_lines() -> Vec<(u32, Vec<String>)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let line = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let bytes = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words = bytes.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+        Some((pid, words))
+    };
+    entries.flatten().filter_map(line).collect()
+}
+
+/// Words are told apart by spaces only: a path with a space in it is not found, and then not stopped.
+#[cfg(not(target_os = "linux"))]
+fn command_lines() -> Vec<(u32, Vec<String>)> {
+    let Ok(output) = Command::new("ps").args(["-axo", "pid=,args="]).output() else { return Vec::new() };
+    let line = |line: &str| {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        Some((words.next()?.parse().ok()?, words.collect()))
+    };
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(line).collect()
+}
+
 #[cfg(not(target_os = "linux"))]
 fn started(pid: u32) -> Option<String> {
     let output = Command::new("ps").args(["-o", "stat=,lstart=", "-p", &pid.to_string()]).output().ok()?;
@@ -303,6 +337,18 @@ mod tests {
         assert!(!running.has_ended());
         running.end_blocking(&[(libc::SIGTERM, Duration::from_secs(10))]);
         assert!(running.has_ended());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_process_is_found_by_its_arguments() {
+        let mut command = Command::new("sleep");
+        command.args(["601.25", "0.5"]);
+        let mut running = start(command, Lifetime::Detached).unwrap();
+        assert_eq!(ProcessId::with_arguments("sleep", &["601.25"]), Some(running.id.clone()));
+        assert_eq!(ProcessId::with_arguments("sleep", &["601.25", "0.6"]), None);
+        assert_eq!(ProcessId::with_arguments("sleeper", &["601.25"]), None);
+        running.end(&[(libc::SIGTERM, Duration::from_secs(10))]).await.unwrap();
     }
 
     #[test]

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long one attempt to connect may take, on loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Sessions get this long to end their transactions.
+/// Sessions get this long to end their transactions: nobody waits longer for a local cluster.
 const STOP: &[(i32, Duration)] =
-    &[(libc::SIGTERM, Duration::from_secs(35)), (libc::SIGKILL, Duration::from_secs(5))];
+    &[(libc::SIGTERM, Duration::from_secs(10)), (libc::SIGKILL, Duration::from_secs(5))];
 
 /// A `pgweir serve` process, or one that has been.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Proxy {
     pub log: PathBuf,
     pub pid_file: PathBuf,
     pub lifetime: Lifetime,
+    /// its log goes where this process's output goes, instead of into the file
+    pub inherit_output: bool,
     _claim: Port,
     running: Option<Running>,
 }
@@ -46,6 +48,7 @@ impl Proxy {
             log: dir.join("run/pgweir.log"),
             pid_file: dir.join("run/pgweir.pid"),
             lifetime,
+            inherit_output: false,
             _claim: port,
             running: None,
         }
@@ -54,7 +57,9 @@ impl Proxy {
     /// The one that an earlier command started with these files, if it still runs.
     pub fn adopt(program: &Path, dir: &Path, port: u16) -> Proxy {
         let mut proxy = Proxy::new(program, dir, Port::known(port), Lifetime::Detached);
-        proxy.running = ProcessId::load(&proxy.pid_file).map(Running::adopt);
+        let config = proxy.config.to_string_lossy();
+        let unrecorded = || ProcessId::with_arguments("pgweir", &["serve", "--config", &config]);
+        proxy.running = ProcessId::load(&proxy.pid_file).or_else(unrecorded).map(Running::adopt);
         proxy
     }
 
@@ -112,11 +117,12 @@ impl Proxy {
         let errors = log.try_clone().map_err(|e| failed("write", &self.log, e))?;
         let mut command = Command::new(&self.program);
         command.args(["serve", "--config"]).arg(&self.config).args(&self.arguments);
-        command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        let mut running = process::start(command, self.lifetime)?;
-        if self.lifetime == Lifetime::Detached {
-            running.id.save(&self.pid_file)?;
+        command.stdin(Stdio::null());
+        if !self.inherit_output {
+            command.stdout(log).stderr(errors);
         }
+        let mut running = process::start(command, self.lifetime)?;
+        running.id.save(&self.pid_file)?;
         let deadline = Instant::now() + START_TIMEOUT;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let problem = loop {
@@ -167,7 +173,7 @@ impl Proxy {
 
     fn forget(&mut self) {
         self.running = None;
-        // absent unless detached
+        // it may be absent
         let _ = fs::remove_file(&self.pid_file);
     }
 }
