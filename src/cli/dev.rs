@@ -70,7 +70,7 @@ struct Status {
 struct Down {
     #[command(flatten)]
     place: Place,
-    /// Remove the directory too, with all data
+    /// Remove all that `up` has made, the data included
     #[arg(long)]
     remove: bool,
 }
@@ -103,10 +103,15 @@ async fn start(up: Up) -> Result<ExitCode> {
     let dir = &up.place.dir;
     fs::create_dir_all(dir).map_err(|e| unwritable(dir, e))?;
     let lock = lock(dir)?;
+    if is_up(dir) {
+        return Err(Error::config(format!("the cluster in {} is up already", dir.display()))
+            .hint("`pgweir dev status` shows it, `pgweir dev down` stops it."));
+    }
     let lifetime = if up.foreground { Lifetime::Scoped } else { Lifetime::Detached };
+    let mut signals = Signals::new()?;
     let began = tokio::select! {
         began = begin(&up, lifetime) => began,
-        () = told_to_stop() => Err(Error::new(
+        () = signals.told_to_stop() => Err(Error::new(
             crate::error::Source::Client,
             SqlState::QUERY_CANCELED,
             "interrupted",
@@ -114,11 +119,8 @@ async fn start(up: Up) -> Result<ExitCode> {
     };
     let (mut cluster, mut proxy) = match began {
         Ok(both) => both,
-        // servers that ran before stay, but a new cluster is all or nothing
         Err(error) => {
-            if error.sqlstate() == SqlState::QUERY_CANCELED && Cluster::is_in(dir) {
-                end(dir).await?;
-            }
+            end(dir).await?;
             return Err(error);
         }
     };
@@ -128,7 +130,7 @@ async fn start(up: Up) -> Result<ExitCode> {
     }
     drop(lock);
     let outcome = tokio::select! {
-        () = told_to_stop() => Ok(ExitCode::SUCCESS),
+        () = signals.told_to_stop() => Ok(ExitCode::SUCCESS),
         () = ended(&mut proxy) => Ok(ExitCode::FAILURE),
     };
     proxy.stop().await?;
@@ -140,15 +142,33 @@ async fn start(up: Up) -> Result<ExitCode> {
 async fn begin(up: &Up, lifetime: Lifetime) -> Result<(Cluster, Proxy)> {
     let dir = &up.place.dir;
     let program = own_program()?;
-    let fresh = !Cluster::is_in(dir);
-    let (cluster, port) = if fresh {
-        let port = match up.port {
-            None => Port::claim(Some(PORT))?,
-            Some(port) => Port::exactly(port).ok_or_else(|| {
-                Error::config(format!("port {port} is taken"))
-                    .hint("Name another with --port, or leave --port out.")
-            })?,
-        };
+    if Cluster::is_in(dir) && !Cluster::open(dir, lifetime)?.complete {
+        end(dir).await?;
+        Cluster::open(dir, lifetime)?.clear()?;
+    }
+    // the last file that a first `up` writes
+    let finished = dir.join("pgweir.toml").exists();
+    if finished && up.demo {
+        return Err(Error::config("the demo tables are made with a new cluster only")
+            .hint("`pgweir dev down --remove` removes the one that is there."));
+    }
+    let port = if finished { Some(configured_port(dir)?) } else { up.port };
+    let port = match port {
+        None => Port::claim(Some(PORT))?,
+        Some(port) => Port::exactly(port).ok_or_else(|| {
+            let file = dir.join("pgweir.toml");
+            Error::config(format!("port {port} is taken")).hint(match finished {
+                false => "Name another with --port, or leave --port out.".to_owned(),
+                true => format!("Stop what listens there, or change `listen` in {}.", file.display()),
+            })
+        })?,
+    };
+    let cluster = if Cluster::is_in(dir) {
+        let mut cluster = Cluster::open(dir, lifetime)?;
+        must_match(up, &cluster, port.number)?;
+        cluster.start_again().await?;
+        cluster
+    } else {
         let options = Options {
             shards: up.shards.unwrap_or(2).into(),
             replicas: up.replicas.unwrap_or(1).into(),
@@ -159,35 +179,17 @@ async fn begin(up: &Up, lifetime: Lifetime) -> Result<(Cluster, Proxy)> {
             databases: vec![DATABASE.into()],
             ..Options::default()
         };
-        (Cluster::start(options).await?, port)
-    } else {
-        let port = configured_port(dir)?;
-        let running = Proxy::adopt(&program, dir, port).is_running();
-        if running {
-            return Err(Error::config(format!("the cluster in {} is up already", dir.display()))
-                .hint("`pgweir dev status` shows it, `pgweir dev down` stops it."));
-        }
-        let mut cluster = Cluster::open(dir, lifetime)?;
-        must_match(up, &cluster, port)?;
-        cluster.start_again().await?;
-        let port = Port::exactly(port)
-            .ok_or_else(|| Error::config(format!("the proxy's port {port} is taken")).hint(
-                format!("Stop what listens there, or change `listen` in {}.", dir.join("pgweir.toml").display()),
-            ))?;
-        (cluster, port)
+        Cluster::start(options).await?
     };
     let mut proxy = Proxy::new(&program, &cluster.dir, port, lifetime);
     proxy.inherit_output = lifetime == Lifetime::Scoped;
-    if fresh || !proxy.config.exists() {
+    if !finished {
         let map = write_map(&cluster, up.demo)?;
-        let logins = [&cluster.app, &cluster.superuser];
-        proxy.configure(&logins, &cluster.service, &[(DATABASE.into(), map)], "")?;
         if up.demo {
             fill(&cluster).await?;
         }
-    } else if up.demo {
-        return Err(Error::config("the demo tables are made with a new cluster only")
-            .hint("`pgweir dev down --remove` removes the one that is there."));
+        let logins = [&cluster.app, &cluster.superuser];
+        proxy.configure(&logins, &cluster.service, &[(DATABASE.into(), map)], "")?;
     }
     proxy.start().await?;
     greet(&proxy, &cluster).await?;
@@ -238,7 +240,7 @@ async fn stop(down: Down) -> Result<ExitCode> {
     let lock = lock(dir)?;
     let stopped = end(dir).await?;
     if down.remove {
-        Cluster::open(dir, Lifetime::Detached)?.remove()?;
+        remove(dir)?;
     }
     drop(lock);
     if down.place.json {
@@ -253,8 +255,37 @@ async fn stop(down: Down) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Removes what `up` has made, and the directory if nothing else is in it.
+fn remove(dir: &Path) -> Result<()> {
+    let mut cluster = Cluster::open(dir, Lifetime::Detached)?;
+    cluster.clear()?;
+    let map = map_file(&cluster.dir);
+    for file in ["pgweir.toml", "dev.lock"].map(|name| cluster.dir.join(name)).iter().chain([&map]) {
+        match fs::remove_file(file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(unwritable(file, e)),
+            _ => {}
+        }
+    }
+    let run = cluster.dir.join("run");
+    fs::remove_dir_all(&run).map_err(|e| unwritable(&run, e))?;
+    for dir in [map.parent().unwrap_or(&run), &cluster.dir] {
+        // stays when something else is in it
+        let _ = fs::remove_dir(dir);
+    }
+    Ok(())
+}
+
+/// Whether the proxy of a cluster in that directory runs.
+fn is_up(dir: &Path) -> bool {
+    let (Ok(program), Ok(dir)) = (own_program(), dir.canonicalize()) else { return false };
+    Proxy::adopt(&program, &dir, PORT).is_running()
+}
+
 /// Stops what runs, whoever started it; answers with the names.
 async fn end(dir: &Path) -> Result<Vec<String>> {
+    if !Cluster::is_in(dir) {
+        return Ok(Vec::new());
+    }
     let mut cluster = Cluster::open(dir, Lifetime::Detached)?;
     let mut proxy = Proxy::adopt(&own_program()?, &cluster.dir, configured_port(dir).unwrap_or(PORT));
     let mut stopped = Vec::new();
@@ -324,7 +355,7 @@ struct NodeReport {
 impl Report {
     async fn of(dir: &Path) -> Result<Report> {
         let mut cluster = Cluster::open(dir, Lifetime::Detached)?;
-        let port = configured_port(dir)?;
+        let port = configured_port(dir).unwrap_or(PORT);
         let mut proxy = Proxy::adopt(&own_program()?, &cluster.dir, port);
         let pids: Vec<Option<u32>> = cluster.nodes_mut().map(|n| n.pid()).collect();
         let mut pids = pids.into_iter();
@@ -394,7 +425,7 @@ impl Report {
             return Ok(());
         }
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
+        table.load_style(comfy_table::presets::NOTHING);
         table.set_header(["node", "role", "port", "pid", "log"]);
         let shown = |path: &Path| {
             let here = std::env::current_dir().ok();
@@ -492,17 +523,18 @@ shard = "s1"
 "#;
 
 const DEMO_SCHEMA: &str = "
-    CREATE TABLE countries (code text PRIMARY KEY, name text NOT NULL);
-    CREATE TABLE customers (
+    CREATE TABLE IF NOT EXISTS countries (code text PRIMARY KEY, name text NOT NULL);
+    CREATE TABLE IF NOT EXISTS customers (
         id bigint PRIMARY KEY, name text NOT NULL, country text NOT NULL REFERENCES countries
     );
-    CREATE TABLE orders (
+    CREATE TABLE IF NOT EXISTS orders (
         customer_id bigint NOT NULL REFERENCES customers, no int NOT NULL, item text NOT NULL,
         price numeric(10,2) NOT NULL, ordered date NOT NULL,
         PRIMARY KEY (customer_id, no)
     );
-    CREATE TABLE audit (id bigint PRIMARY KEY, at timestamptz NOT NULL, what text NOT NULL);
-    INSERT INTO countries VALUES ('DE', 'Germany'), ('FR', 'France'), ('JP', 'Japan'), ('PE', 'Peru');
+    CREATE TABLE IF NOT EXISTS audit (id bigint PRIMARY KEY, at timestamptz NOT NULL, what text NOT NULL);
+    INSERT INTO countries VALUES ('DE', 'Germany'), ('FR', 'France'), ('JP', 'Japan'), ('PE', 'Peru')
+        ON CONFLICT DO NOTHING;
 ";
 
 const DEMO_CUSTOMERS: &[(i64, &str, &str)] = &[
@@ -528,16 +560,19 @@ async fn fill(cluster: &Cluster) -> Result<()> {
     let mut rows = vec![String::new(); cluster.shard_count()];
     for (id, name, country) in DEMO_CUSTOMERS {
         let sql = &mut rows[owner(&map, *id)?];
-        let _ = writeln!(sql, "INSERT INTO customers VALUES ({id}, '{name}', '{country}');");
+        let _ = writeln!(
+            sql,
+            "INSERT INTO customers VALUES ({id}, '{name}', '{country}') ON CONFLICT DO NOTHING;"
+        );
         for (no, (item, price)) in (1..).zip(DEMO_ITEMS).take(1 + (*id as usize) % DEMO_ITEMS.len()) {
             let day = 1 + (id * 3 + no) % 28;
             let _ = writeln!(
                 sql,
-                "INSERT INTO orders VALUES ({id}, {no}, '{item}', {price}, '2026-01-{day:02}');"
+                "INSERT INTO orders VALUES ({id}, {no}, '{item}', {price}, '2026-01-{day:02}') ON CONFLICT DO NOTHING;"
             );
         }
     }
-    rows[0] += "INSERT INTO audit VALUES (1, '2026-01-01 00:00:00+00', 'the demo was made');\n";
+    rows[0] += "INSERT INTO audit VALUES (1, '2026-01-01 00:00:00+00', 'the demo was made') ON CONFLICT DO NOTHING;\n";
     for (shard, sql) in rows.iter().enumerate() {
         cluster.sql(shard, sql).await?;
     }
@@ -559,8 +594,7 @@ fn configured_port(dir: &Path) -> Result<u16> {
         return Ok(PORT); // an `up` that did not get so far
     }
     let surroundings = crate::config::Surroundings::default();
-    let config =
-        crate::config::load(Some(&file), &surroundings).map_err(|m| crate::config::refusal(&m))?;
+    let config = crate::config::load(Some(&file), &surroundings).map_err(|m| crate::config::refusal(&m))?;
     let port = config.server.listen.iter().find_map(|l| l.rsplit_once(':')?.1.parse().ok());
     Ok(port.unwrap_or(config.server.port))
 }
@@ -584,21 +618,24 @@ fn unwritable(path: &Path, e: std::io::Error) -> Error {
     Error::config(format!("cannot write {}: {e}", path.display()))
 }
 
-/// Ctrl-C, or what a service manager or a closing terminal sends.
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut stream) => {
-                stream.recv().await;
-            }
-            Err(_) => std::future::pending().await,
+/// Ctrl-C, or what a service manager or a closing terminal sends. Made once: a signal that comes while
+/// nobody waits is kept for the next who does.
+struct Signals([tokio::signal::unix::Signal; 3]);
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let on = |kind| signal(kind).map_err(|e| Error::internal(format!("cannot listen for signals: {e}")));
+        Ok(Signals([on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?]))
+    }
+
+    async fn told_to_stop(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
     }
 }
 

@@ -172,6 +172,8 @@ pub struct Cluster {
     pub dir: PathBuf,
     /// directories outside `dir` that belong to it
     pub elsewhere: Vec<PathBuf>,
+    /// false: the command that made it did not get to the end, and it is of no use
+    pub complete: bool,
     pub databases: Vec<String>,
     pub superuser: Login,
     pub app: Login,
@@ -193,6 +195,7 @@ struct Record {
     service: Login,
     /// directories outside ours
     elsewhere: Vec<PathBuf>,
+    complete: bool,
     /// by shard, then by node: name and port
     nodes: Vec<Vec<(String, u16)>>,
 }
@@ -275,6 +278,7 @@ impl Cluster {
         let mut cluster = Cluster {
             dir,
             elsewhere: elsewhere.clone(),
+            complete: false,
             databases: options.databases.clone(),
             superuser: options.superuser.clone(),
             app: options.app.clone(),
@@ -304,8 +308,10 @@ impl Cluster {
             }
             _ => failed("read", &file, e),
         })?;
-        let record: Record = serde_json::from_str(&text)
-            .map_err(|e| Error::config(format!("{} is damaged: {e}", file.display())))?;
+        let record: Record = serde_json::from_str(&text).map_err(|e| {
+            Error::config(format!("{} is damaged: {e}", file.display()))
+                .hint("Stop the servers whose pid files are in run/, and remove the directory.")
+        })?;
         let dir = dir.canonicalize().map_err(|e| failed("open", dir, e))?;
         let site = Arc::new(Site {
             postgres: Postgres::find()?,
@@ -335,6 +341,7 @@ impl Cluster {
         Ok(Cluster {
             dir,
             elsewhere: record.elsewhere,
+            complete: record.complete,
             databases: record.databases,
             superuser: record.superuser,
             app: record.app,
@@ -350,15 +357,19 @@ impl Cluster {
         dir.join(RECORD).exists()
     }
 
-    /// Forgets that the cluster ever was: its data is removed. It must be stopped.
-    pub fn remove(mut self) -> Result<()> {
+    /// Removes all data and the record of the cluster, which must be stopped; logs stay.
+    pub fn clear(&mut self) -> Result<()> {
         if let Some(node) = self.nodes_mut().find_map(|n| n.is_running().then(|| n.name.clone())) {
             return Err(Error::internal(format!("{node} still runs")));
         }
-        for dir in self.elsewhere.iter().chain([&self.dir]) {
-            template::remove(dir)?;
+        let data = self.nodes().map(|n| n.data.clone()).chain([self.site.sockets.clone()]);
+        for dir in data.chain(self.elsewhere.iter().cloned()).collect::<Vec<_>>() {
+            template::remove(&dir)?;
         }
-        Ok(())
+        // gone if it held nothing of somebody else's
+        let _ = fs::remove_dir(self.dir.join("data"));
+        let record = self.dir.join(RECORD);
+        fs::remove_file(&record).map_err(|e| failed("remove", &record, e))
     }
 
     /// What `postgres --version` says.
@@ -517,9 +528,6 @@ impl Cluster {
                 });
             try_join_all(batch.map(|(node, primary)| bring_up(node, primary, options))).await?;
         }
-        if let Some((elsewhere, data)) = &record {
-            self.save(elsewhere, data)?; // a port may have been taken and replaced
-        }
         let passwords = verifier::statements(
             &[&options.superuser, &options.app, &options.service],
             options.auth == Auth::Md5,
@@ -530,6 +538,10 @@ impl Cluster {
             wait(deadline, || node.is_streaming()).await.map_err(|e| {
                 e.detail(format!("{} does not stream; its log is {}", node.name, node.log.display()))
             })?;
+        }
+        self.complete = true;
+        if let Some((elsewhere, data)) = &record {
+            self.save(elsewhere, data)?; // ports may have been taken and replaced
         }
         Ok(())
     }
@@ -591,6 +603,7 @@ impl Cluster {
             app: self.app.clone(),
             service: self.service.clone(),
             elsewhere: elsewhere.to_vec(),
+            complete: self.complete,
             nodes: self
                 .shards
                 .iter()
