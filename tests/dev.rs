@@ -2,17 +2,19 @@
 
 mod harness;
 
-use pgweir::cluster::{ProcessId, wait};
+use pgweir::cluster::{Port, ProcessId, wait};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Dev {
     dir: tempfile::TempDir,
+    /// of the proxy; tests that run beside this one have others
+    port: u16,
 }
 
 impl Dev {
@@ -21,7 +23,7 @@ impl Dev {
         // a root's temporary directories are closed to the servers' account
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).unwrap();
-        Dev { dir }
+        Dev { dir, port: Port::claim(None).unwrap().number }
     }
 
     fn path(&self) -> PathBuf {
@@ -30,7 +32,10 @@ impl Dev {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(harness::program());
-        command.arg("dev").args(words).arg("--dir").arg(self.path()).env_remove("RUST_BACKTRACE");
+        command.arg("dev").args(words).arg("--dir").arg(self.path());
+        if words[0] == "up" && !words.contains(&"--port") {
+            command.args(["--port", &self.port.to_string()]);
+        }
         command
     }
 
@@ -171,7 +176,6 @@ async fn the_foreground_ends_with_its_terminal() {
         let mut child = dev
             .command(&["up", "--foreground", "--replicas", "0", "--json"])
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         // the report ends with its closing brace; the proxy's log follows

@@ -221,8 +221,25 @@ impl Node {
         let _ = fs::remove_file(self.pid_file());
     }
 
+    /// Postgres takes a zombie for a live server, and in a container there may be nobody who reaps. Our own
+    /// pid in its place is one that Postgres knows to be harmless (its parent's); the rest of the file, by
+    /// which it finds out whether processes of the dead server still hold its memory, stays.
+    fn bury_zombie(&self) -> Result<()> {
+        let file = self.data.join("postmaster.pid");
+        let Ok(text) = fs::read_to_string(&file) else { return Ok(()) };
+        let Some((pid, rest)) = text.split_once('\n') else { return Ok(()) };
+        match pid.trim().parse() {
+            Ok(pid) if ProcessId::of(pid).is_none() => {
+                fs::write(&file, format!("{}\n{rest}", std::process::id()))
+                    .map_err(|e| Error::config(format!("cannot write {}: {e}", file.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Starts the process; the answer is how long its log was before.
     fn launch(&mut self) -> Result<u64> {
+        self.bury_zombie()?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
