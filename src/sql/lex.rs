@@ -213,6 +213,9 @@ pub struct Lexer<'a> {
     standard_conforming_strings: bool,
     /// the last literal was written in several parts on several lines
     pub(crate) continued: bool,
+    /// of the last run of operator characters that was cut because it ends in signs: where it ends, and where
+    /// the last operator that is not just a sign does. Without it a megabyte of signs takes quadratic time.
+    signs: (usize, usize),
     /// the last number has underscores or a radix (new in Postgres 16)
     pub(crate) modern_number: bool,
 }
@@ -222,7 +225,14 @@ impl<'a> Lexer<'a> {
         Lexer::of_bytes(text.as_bytes(), standard_conforming_strings)
     }
     pub fn of_bytes(bytes: &'a [u8], standard_conforming_strings: bool) -> Lexer<'a> {
-        Lexer { bytes, at: 0, standard_conforming_strings, continued: false, modern_number: false }
+        Lexer {
+            bytes,
+            at: 0,
+            standard_conforming_strings,
+            continued: false,
+            signs: (0, 0),
+            modern_number: false,
+        }
     }
     /// Tokens of a part of `text`; their spans still count from the start of `text`.
     pub fn within(text: &'a str, span: Range<u32>, standard_conforming_strings: bool) -> Lexer<'a> {
@@ -271,7 +281,7 @@ impl<'a> Lexer<'a> {
                         continue;
                     }
                     match next.map(|n| BEGINS[n as usize]) {
-                        Some(Begins::Operator) => (Kind::Operator, operator_end(bytes, at)),
+                        Some(Begins::Operator) => (Kind::Operator, self.operator(at)),
                         _ => (Kind::Operator, at + 1),
                     }
                 }
@@ -356,6 +366,35 @@ impl<'a> Lexer<'a> {
             end = part_end(self.bytes, next).ok_or(open_end)?;
         }
         Ok(end)
+    }
+
+    /// The end of an operator that begins at `start` with at least two operator characters: comments end it,
+    /// and it ends in + or - only when it has a character that the SQL standard's operators lack.
+    fn operator(&mut self, start: usize) -> usize {
+        let bytes = self.bytes;
+        if start < self.signs.0 {
+            return self.signs.1.max(start + 1);
+        }
+        let mut end = start + 1;
+        while begins(bytes, end) == Begins::Operator {
+            if matches!((bytes[end], bytes.get(end + 1)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
+                break;
+            }
+            end += 1;
+        }
+        if end > start + 1 && matches!(bytes[end - 1], b'+' | b'-') {
+            let beyond_standard = bytes[start..end - 1]
+                .iter()
+                .any(|b| matches!(b, b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%'));
+            if !beyond_standard {
+                let run = end;
+                while end > start + 1 && matches!(bytes[end - 1], b'+' | b'-') {
+                    end -= 1;
+                }
+                self.signs = (run, end);
+            }
+        }
+        end
     }
 
     #[inline]
@@ -606,29 +645,6 @@ fn comment_end(bytes: &[u8], start: usize) -> Result<usize, Unterminated> {
             _ => at += 1,
         }
     }
-}
-
-/// The end of an operator that begins at `start` with at least two operator characters: comments end it, and
-/// it ends in + or - only when it has a character that the SQL standard's operators lack.
-fn operator_end(bytes: &[u8], start: usize) -> usize {
-    let mut end = start + 1;
-    while begins(bytes, end) == Begins::Operator {
-        if matches!((bytes[end], bytes.get(end + 1)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
-            break;
-        }
-        end += 1;
-    }
-    if end > start + 1 && matches!(bytes[end - 1], b'+' | b'-') {
-        let beyond_standard = bytes[start..end - 1]
-            .iter()
-            .any(|b| matches!(b, b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%'));
-        if !beyond_standard {
-            while end > start + 1 && matches!(bytes[end - 1], b'+' | b'-') {
-                end -= 1;
-            }
-        }
-    }
-    end
 }
 
 /// The value of a string literal as the server would read it. None when it is not a valid string of its

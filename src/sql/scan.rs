@@ -367,7 +367,8 @@ impl Run<'_> {
             }
             Kind::Literal(class) => {
                 self.scan.literals.push(Literal { span: token.start..token.end, class });
-                self.put(class.placeholder());
+                // without a prefix it stays so, or N would lose its string with standard_conforming_strings off
+                self.put(if self.text[start] == b'\'' { b"''" } else { class.placeholder() });
                 if class.is_number() {
                     if self.lexer.modern_number {
                         self.distrust("a number in hexadecimal, octal, binary or with underscores");
