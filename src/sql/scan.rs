@@ -358,6 +358,11 @@ impl Run<'_> {
             self.piece.span.start = token.start;
         }
         self.piece.span.end = token.end;
+        if self.before == Before::Dot {
+            // only these can stand behind a dot without becoming part of something else
+            self.glue = matches!(token.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted)
+                || (token.kind == Kind::Operator && self.text[start] == b'*');
+        }
         let mut before = Before::Other;
         match token.kind {
             Kind::Word => {
@@ -417,7 +422,8 @@ impl Run<'_> {
             }
             Kind::Dot => {
                 // glued to names only: next to a digit it would be part of a number
-                self.glue = matches!(self.before, Before::Word | Before::Quoted | Before::Close | Before::As);
+                self.glue |=
+                    matches!(self.before, Before::Word | Before::Quoted | Before::Close | Before::As);
                 self.put(b".");
                 self.glue = true;
                 before = Before::Dot;
@@ -559,13 +565,6 @@ impl Run<'_> {
                     && matches!(&self.out[self.before_word.clone()], b"semi" | b"anti" | b"asof" | b"global")
                 {
                     self.distrust("a table called like a kind of join");
-                }
-            }
-            b"only" => {
-                let plain = self.before == Before::Word
-                    && matches!(&self.out[self.before_word.clone()], b"row" | b"rows" | b"read");
-                if !plain {
-                    self.distrust("ONLY");
                 }
             }
             b"when" | b"then" | b"else" => {
@@ -961,7 +960,6 @@ mod tests {
             "select $1and",
             "select a =@ 5",
             "select N'x'",
-            "select * from only t",
             "select * from t semi join u on t.k = u.k",
         ] {
             assert!(scan(text).distrust.is_some(), "{text}");
