@@ -276,13 +276,16 @@ impl<'d> Writer<'d> {
             aliases.extend(more);
         }
         let scope: Vec<String> = outer.iter().chain(&aliases).cloned().collect();
-        let filter = if self.dice.one_in(5) {
-            String::new()
-        } else {
-            format!(" WHERE {}", self.cond(depth.min(2), &scope))
-        };
         let a = aliases[self.dice.below(aliases.len())].clone();
         let b = aliases[self.dice.below(aliases.len())].clone();
+        let filter = match self.dice.below(12) {
+            0..=2 => String::new(),
+            3 => format!(" WHERE {b}.k IS NULL"),
+            4 => format!(" WHERE {b}.k IS NOT DISTINCT FROM {}", self.constant()),
+            5 => format!(" WHERE ({b}.k IS NULL OR {b}.k = {})", self.dice.below(4)),
+            6 => format!(" WHERE {a}.k = {}", self.dice.below(4)),
+            _ => format!(" WHERE {}", self.cond(depth.min(2), &scope)),
+        };
         match self.dice.below(20) {
             0..=2 => {
                 let having = if self.dice.one_in(2) {
@@ -369,7 +372,11 @@ impl<'d> Writer<'d> {
                 self.tables -= 1;
                 format!("INSERT INTO {target} (k, j, s) {} RETURNING k, j, s", self.query(2, &[]))
             }
-            _ => self.query(3, &[]),
+            _ => {
+                // shallow ones show more: fewer conditions stand between a table and the result
+                let depth = 1 + self.dice.below(3);
+                self.query(depth, &[])
+            }
         }
     }
 }
