@@ -1,0 +1,69 @@
+//! Drivers of other languages: each script runs against the proxy and against one plain Postgres, and must
+//! print the same. `scripts/drivers` fetches the drivers; where that has not been done, this fails and says so.
+
+mod harness;
+
+use harness::{Harness, Setup};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// No script takes nearly as long; one that hangs must not hang the suite.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[tokio::test]
+async fn psycopg_sees_one_postgres() {
+    same(python(), "points.py").await;
+}
+
+#[tokio::test]
+async fn asyncpg_sees_one_postgres() {
+    same(python(), "points_async.py").await;
+}
+
+#[tokio::test]
+async fn node_postgres_sees_one_postgres() {
+    let fetched = home().join("node_modules/pg");
+    assert!(fetched.is_dir(), "{} is missing: run scripts/drivers", fetched.display());
+    same("node".into(), "points.js").await;
+}
+
+/// Runs a script against both servers and compares what it prints, line by line.
+async fn same(interpreter: PathBuf, script: &str) {
+    let harness = Harness::start(Setup::default()).await;
+    let expected = output(&interpreter, script, &harness.oracle_url()).await;
+    let found = output(&interpreter, script, &harness.url()).await;
+    assert!(!expected.contains("Traceback"), "{script} fails on plain Postgres:\n{expected}");
+    for (number, (found, expected)) in found.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(found, expected, "{script}: line {} of its output", number + 1);
+    }
+    assert_eq!(found, expected, "{script}: one output is longer");
+    assert!(expected.lines().count() > 20, "{script} says too little");
+}
+
+async fn output(interpreter: &Path, script: &str, url: &str) -> String {
+    let running = tokio::process::Command::new(interpreter)
+        .arg(Path::new("tests/drivers").join(script))
+        .arg(url)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PATIENCE, running)
+        .await
+        .unwrap_or_else(|_| panic!("{script} does not end"))
+        .unwrap_or_else(|e| panic!("cannot run {}: {e}", interpreter.display()));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    format!("{}{errors}", String::from_utf8_lossy(&output.stdout))
+}
+
+fn python() -> PathBuf {
+    let python = home().join("venv/bin/python");
+    assert!(python.exists(), "{} is missing: run scripts/drivers", python.display());
+    python
+}
+
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/drivers")
+}
