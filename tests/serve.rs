@@ -43,7 +43,8 @@ async fn shards_that_are_down_at_start_are_waited_for() {
     // the default shard: clients are told, and served as soon as it is there
     h.cluster.primary_mut(0).stop_fast().await.unwrap();
     h.proxy.start().await.unwrap();
-    let refused = connect(&h.url()).await.map(|_| ()).unwrap_err();
+    let refused =
+        async { connect(&h.url()).await?.query("SELECT * FROM plain", &[]).await }.await.unwrap_err();
     assert!(matches!(&*code(&refused), "08001" | "57P03"), "{refused:?}");
     h.cluster.primary_mut(0).start().await.unwrap();
     let found = eventually(async || connect(&h.url()).await?.query("SELECT * FROM plain", &[]).await).await;
@@ -73,7 +74,7 @@ async fn ddl_through_the_proxy_is_seen_by_the_next_statement() {
     let h = Harness::start(Setup::default()).await;
     let (a, b) = (h.client().await, h.client().await);
     for i in 0..5 {
-        a.batch_execute(&format!("CREATE TABLE fresh{i} (x int)")).await.unwrap();
+        a.batch_execute(&format!("/* pgweir: shard=s1 */ CREATE TABLE fresh{i} (x int)")).await.unwrap();
         a.batch_execute(&format!("INSERT INTO fresh{i} VALUES (1)")).await.unwrap();
         assert_eq!(b.query(&format!("SELECT * FROM fresh{i}"), &[]).await.unwrap().len(), 1);
     }
@@ -88,7 +89,10 @@ async fn libpq_over_tls() {
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut leaf = CertificateParams::new(vec!["localhost".into()]).unwrap();
+    // with the authority's own name OpenSSL takes it for self-signed
+    leaf.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
+    let cert = leaf.signed_by(&key, &issuer).unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     std::fs::write(path("ca.pem"), ca_pem).unwrap();
     std::fs::write(path("cert.pem"), cert.pem()).unwrap();

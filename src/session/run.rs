@@ -55,6 +55,8 @@ pub struct Session {
 pub(super) enum Until {
     /// a message of the client's at the front of its input (rows of COPY: any part of one)
     Message,
+    /// the same, or nothing is owed to the client any more
+    Turn,
     /// nothing is owed to the client any more, and it has it all
     Drained,
     /// a link waits for COPY data, or nothing is owed
@@ -159,15 +161,24 @@ impl Session {
     async fn message(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
         if self.front(&self.limits)?.is_none() {
             let may_leave = self.run.is_idle() && !self.txn.in_block() && self.extended.is_quiet();
+            let stopping = *shutdown.borrow() != Shutdown::Running;
+            // Once the proxy stops, the end of the reply under way may be the moment to leave.
+            let until = if stopping && !self.run.is_idle() { Until::Turn } else { Until::Message };
             tokio::select! {
                 biased;
-                done = self.drive(Until::Message) => done?,
-                _ = shutdown.wait_for(|s| *s == Shutdown::Now || (may_leave && *s != Shutdown::Running)) => {
+                done = self.drive(until) => done?,
+                s = shutdown.wait_for(|s| *s == Shutdown::Now || (*s != Shutdown::Running && (may_leave || !stopping))) => {
+                    if !may_leave && s.is_ok_and(|s| *s != Shutdown::Now) {
+                        return Ok(());
+                    }
                     return Err(Gone::Fatal(
                         Error::client(SqlState::ADMIN_SHUTDOWN, "terminating connection: pgweir is shutting down")
                             .hint("Connect again.").fatal(),
                     ));
                 }
+            }
+            if self.front(&self.limits)?.is_none() {
+                return Ok(());
             }
         }
         let Some(header) = frame::header(&self.client.input, &self.limits).map_err(Gone::Fatal)? else {
@@ -222,6 +233,10 @@ impl Session {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
             let holds = match until {
                 Until::Message => self.front(&self.limits)?.is_some(),
+                Until::Turn => {
+                    self.front(&self.limits)?.is_some()
+                        || (self.run.is_idle() && self.client.poll_flush(cx)?.is_ready())
+                }
                 Until::Drained => self.run.is_idle() && self.client.poll_flush(cx)?.is_ready(),
                 Until::CopyStarted => self.run.copy_in.is_some() || self.run.is_idle(),
                 Until::Room => self.txn.participants().iter().all(|p| p.link_ref().output.len() < LINK_HIGH),
@@ -233,7 +248,8 @@ impl Session {
                 self.look_at_quiet_links(cx)?;
             }
             // While a message is served the one behind it may come in, within bounds; the end of the stream is noticed.
-            let listens = until == Until::Message || self.client.input.len() < READ_AHEAD;
+            let listens =
+                matches!(until, Until::Message | Until::Turn) || self.client.input.len() < READ_AHEAD;
             if !listens {
                 return Poll::Pending;
             }
