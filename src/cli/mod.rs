@@ -10,7 +10,6 @@
 
 mod check;
 mod dev;
-mod map;
 mod route;
 mod serve;
 
@@ -34,8 +33,6 @@ enum Command {
     Check(check::Args),
     /// Tell where a statement would go, and why, without any server
     Route(route::Args),
-    /// Make and show shard map files
-    Map(map::Args),
     /// Start, show and stop a local cluster with the proxy in front
     Dev(dev::Args),
 }
@@ -46,7 +43,6 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
         Command::Route(args) => route::run(args),
-        Command::Map(args) => map::run(args),
         Command::Dev(args) => dev::run(args),
     };
     outcome.unwrap_or_else(|error| {

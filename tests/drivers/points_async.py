@@ -39,10 +39,8 @@ async def main():
     show("by cast", await conn.fetchval("SELECT owner FROM accounts WHERE id = $1::int", 3001))
 
     # a batch is one pipeline of Bind and Execute
-    await conn.executemany(
-        "UPDATE accounts SET balance = $2 WHERE id = $1", [(i, Decimal(i)) for i in range(3000, 3010)]
-    )
-    show("batch", [await conn.fetchval("SELECT balance FROM accounts WHERE id = $1", i) for i in (3000, 3009)])
+    await conn.executemany("INSERT INTO entries VALUES ($1, $2, $3)", [(3001, i, Decimal(i)) for i in range(20)])
+    show("batch", await conn.fetchval("SELECT sum(amount) FROM entries WHERE account_id = $1", 3001))
 
     async with conn.transaction():
         await conn.execute("INSERT INTO entries VALUES ($1, 1, 5, 'x')", 3000)
@@ -74,7 +72,7 @@ async def main():
     show("simple", await conn.execute("SELECT 1; SELECT 2"))
     notices = []
     conn.add_log_listener(lambda _, m: notices.append((m.severity, m.message)))
-    await conn.execute("DROP TABLE IF EXISTS no_such_table")
+    await conn.execute("SELECT 1 AS " + "long" * 20)
     await asyncio.sleep(0)
     show("notices", notices)
     result = await conn.copy_records_to_table("plain", records=[(i, f"r{i}") for i in range(100, 105)])
