@@ -206,3 +206,115 @@ impl Key {
 // Any odd constants do: collisions cost a plan, never a wrong one.
 const FOLD: u64 = 0x9e37_79b9_7f4a_7c15;
 const MULTIPLIER: u64 = 0xd6e8_feb8_6659_fd93;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Planner, Route};
+    use super::*;
+    use crate::sql::scan::{Hints, Scan};
+    use std::path::Path;
+
+    fn snapshot(epoch: u32) -> Snapshot {
+        let text = format!(
+            "database = \"d\"\nepoch = {epoch}\ndefault_shard = \"a\"\n\
+             [[shard]]\nname = \"a\"\nnodes = [{{ host = \"h\", port = 1 }}]\n\
+             [[shard]]\nname = \"b\"\nnodes = [{{ host = \"h\", port = 2 }}]\n"
+        );
+        let map = crate::shards::file::parse(&text, Path::new("m")).expect("a map");
+        Snapshot { map: Arc::new(map), catalog: Arc::default() }
+    }
+
+    fn reading(path: &str) -> Reading {
+        Reading {
+            search_path: [Arc::from(path)].into(),
+            role: "r".into(),
+            standard_conforming_strings: true,
+            date_style: "ISO".into(),
+            time_zone: "UTC".into(),
+        }
+    }
+
+    fn template(planner: &Planner, text: &str, snapshot: &Snapshot, reading: &Reading) -> Arc<Template> {
+        let mut scan = Scan::new();
+        scan.scan(text, true).expect("scans");
+        let hints = Hints::default();
+        planner.template(&Statement { text, scan: &scan, piece: 0, hints: &hints }, snapshot, reading)
+    }
+
+    #[test]
+    fn a_template_is_shared_by_texts_of_one_meaning_only() {
+        let planner = Planner::new(100);
+        let (one, public) = (snapshot(1), reading("public"));
+        let first = template(&planner, "listen x", &one, &public);
+        assert!(Arc::ptr_eq(&first, &template(&planner, "LISTEN   x -- again", &one, &public)));
+        assert!(!Arc::ptr_eq(&first, &template(&planner, "listen y", &one, &public)));
+        assert!(!Arc::ptr_eq(&first, &template(&planner, "listen x", &one, &reading("other"))));
+        assert!(!Arc::ptr_eq(&first, &template(&planner, "listen x", &snapshot(2), &public)));
+        // The same epoch, and yet another map.
+        let reloaded = snapshot(1);
+        let again = template(&planner, "listen x", &reloaded, &public);
+        assert!(!Arc::ptr_eq(&first, &again) && again.is_current(&reloaded) && !first.is_current(&reloaded));
+        assert_eq!(planner.stats().planned, 5);
+    }
+
+    #[test]
+    fn classes_that_quote_their_text_are_kept_per_text() {
+        let planner = Planner::new(100);
+        let (one, public) = (snapshot(1), reading("public"));
+        let a = template(&planner, "set x = 'a'", &one, &public);
+        let b = template(&planner, "set x = 'b'", &one, &public);
+        assert_ne!(a.class, b.class);
+        assert_eq!(template(&planner, "set x = 'a'", &one, &public).class, a.class);
+        assert_eq!(template(&planner, "set x = 'b'", &one, &public).class, b.class);
+        assert_eq!(planner.stats().planned, 2);
+    }
+
+    #[test]
+    fn the_cache_is_bounded_by_entries_and_by_bytes() {
+        let (one, public) = (snapshot(1), reading("public"));
+        let few = Planner::with_options(Options { entries: 50, bytes: 1 << 30 });
+        let small = Planner::with_options(Options { entries: 1_000_000, bytes: 64 << 10 });
+        for i in 0..2000 {
+            let text = format!("listen channel_{i}_{}", "x".repeat(40));
+            for planner in [&few, &small] {
+                template(planner, &text, &one, &public);
+            }
+        }
+        assert!(few.stats().entries <= 50, "{:?}", few.stats());
+        assert!(small.stats().bytes <= 64 << 10, "{:?}", small.stats());
+    }
+
+    #[test]
+    fn concurrent_misses_plan_once() {
+        let planner = Planner::new(100);
+        let (one, public) = (snapshot(1), reading("public"));
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for i in 0..50 {
+                        template(&planner, &format!("listen c{i}"), &one, &public);
+                    }
+                });
+            }
+        });
+        assert_eq!(planner.stats().planned, 50);
+    }
+
+    #[test]
+    fn a_hint_does_not_make_a_template() {
+        let planner = Planner::new(100);
+        let (one, public) = (snapshot(1), reading("public"));
+        let mut scan = Scan::new();
+        let mut routes = Vec::new();
+        for text in ["/* pgweir: shard=b */ show x", "show x"] {
+            scan.scan(text, true).expect("scans");
+            let statement = Statement { text, scan: &scan, piece: 0, hints: &scan.hints };
+            let plan = planner.plan(&statement, &super::super::Params::None, &one, &public).expect("plans");
+            routes.push(plan.route);
+        }
+        assert!(matches!(routes[0], Route::Single(s) if s.0 == 1) && matches!(routes[1], Route::Any));
+        assert_eq!(planner.stats().planned, 1);
+    }
+}

@@ -488,3 +488,119 @@ fn from_binary_loose(kind: KeyType, bytes: &[u8]) -> Result<KeyValue<'_>, Doubt>
     };
     from_binary(kind, bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smallvec::smallvec;
+
+    fn column(kind: KeyType, typmod: i32) -> KeyColumn {
+        KeyColumn { column: Some(0), name: "k".into(), actual: kind, typmod, ordered: true }
+    }
+
+    fn param(casts: &[u32]) -> Operand {
+        Operand { source: OperandSource::Param(1), negated: false, casts: casts.into() }
+    }
+
+    fn bound<'a>(params: &'a Params<'a>, shared: &'a [u16]) -> Inputs<'a> {
+        Inputs { text: "", literals: &[], params, shared_params: shared }
+    }
+
+    /// Compares one parameter with a column.
+    fn compare(
+        kind: KeyType,
+        declared: u32,
+        format: i16,
+        value: &[u8],
+        casts: &[u32],
+        shared: &[u16],
+    ) -> Option<String> {
+        let values = [Some(value)];
+        let params = Params::Bound { types: &[declared], formats: &[format], values: &values };
+        let (operand, column) = (param(casts), column(kind, -1));
+        match bound(&params, shared).compared(&operand, &column) {
+            Ok(Fit::Value(v)) => Some(v.to_text().into_owned()),
+            Ok(Fit::Never) => Some("never".into()),
+            Ok(Fit::Null) => Some("null".into()),
+            Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn declared_types_are_compared_across_types() {
+        let five = |v: i64| v.to_be_bytes();
+        assert_eq!(compare(KeyType::Int4, oid::INT8, 1, &five(5), &[], &[]).as_deref(), Some("5"));
+        assert_eq!(compare(KeyType::Int4, oid::INT8, 1, &five(1 << 40), &[], &[]).as_deref(), Some("never"));
+        assert_eq!(compare(KeyType::Int4, oid::NUMERIC, 0, b"5.00", &[], &[]).as_deref(), Some("5"));
+        assert_eq!(compare(KeyType::Int4, oid::NUMERIC, 0, b"5.5", &[], &[]).as_deref(), Some("never"));
+        assert_eq!(compare(KeyType::Numeric, oid::INT4, 0, b"5", &[], &[]).as_deref(), Some("5"));
+        assert_eq!(compare(KeyType::Int4, oid::TEXT, 0, b"5", &[], &[]), None);
+        assert_eq!(compare(KeyType::Int4, oid::FLOAT8, 0, b"5", &[], &[]), None);
+        assert_eq!(compare(KeyType::Text, oid::BPCHAR, 0, b"a  ", &[], &[]), None);
+        assert_eq!(compare(KeyType::TimestampTz, oid::TIMESTAMP, 0, b"2025-01-01", &[], &[]), None);
+    }
+
+    #[test]
+    fn undeclared_parameters_take_the_columns_type_only_where_that_is_certain() {
+        let eight = 5_i64.to_be_bytes();
+        assert_eq!(compare(KeyType::Int4, 0, 1, &eight[4..], &[], &[]).as_deref(), Some("5"));
+        assert_eq!(compare(KeyType::Int4, 0, 1, &eight, &[], &[]).as_deref(), Some("5"));
+        // Used twice: eight bytes may be a float8 for a column elsewhere.
+        assert_eq!(compare(KeyType::Int4, 0, 1, &eight, &[], &[1]), None);
+        assert_eq!(compare(KeyType::Int4, 0, 0, b"5", &[], &[1]).as_deref(), Some("5"));
+        // bpchar would lose the space
+        assert_eq!(compare(KeyType::Text, 0, 0, b"a ", &[], &[1]), None);
+        assert_eq!(compare(KeyType::Text, 0, 0, b"a ", &[], &[]).as_deref(), Some("a "));
+    }
+
+    #[test]
+    fn casts_and_signs() {
+        assert_eq!(compare(KeyType::Int8, 0, 0, b"5", &[oid::INT4], &[]).as_deref(), Some("5"));
+        assert_eq!(compare(KeyType::Int8, oid::TEXT, 0, b"5", &[oid::INT4], &[]).as_deref(), Some("5"));
+        assert_eq!(compare(KeyType::Int8, 0, 0, b"5.5", &[oid::NUMERIC], &[]).as_deref(), Some("never"));
+        // A cast from numeric rounds: not reproduced.
+        assert_eq!(compare(KeyType::Int8, 0, 0, b"5.5", &[oid::NUMERIC, oid::INT4], &[]), None);
+        assert_eq!(compare(KeyType::Int8, 0, 0, b"70000", &[oid::INT2], &[]), None);
+        let values = [Some(&b"5"[..])];
+        let params = Params::Bound { types: &[oid::INT4], formats: &[], values: &values };
+        let minus = Operand { source: OperandSource::Param(1), negated: true, casts: smallvec![] };
+        let column = column(KeyType::Int8, -1);
+        assert_eq!(bound(&params, &[]).compared(&minus, &column).ok(), Some(Fit::Value(KeyValue::Int(-5))));
+        // `-$1` alone makes $1 a float8
+        let undeclared = Params::Bound { types: &[], formats: &[], values: &values };
+        assert!(bound(&undeclared, &[]).compared(&minus, &column).is_err());
+    }
+
+    /// Stores one parameter in a column.
+    fn store_text(kind: KeyType, typmod: i32, declared: u32, value: &[u8]) -> Result<String, Option<String>> {
+        let values = [Some(value)];
+        let params = Params::Bound { types: &[declared], formats: &[], values: &values };
+        match bound(&params, &[]).assigned(&param(&[]), &column(kind, typmod)) {
+            Ok(Fit::Value(v)) => Ok(v.to_text().into_owned()),
+            Ok(other) => Ok(format!("{other:?}")),
+            Err(doubt) => Err(doubt.0.map(|e| e.message().to_owned())),
+        }
+    }
+
+    #[test]
+    fn assignment_never_rounds_and_cuts_spaces_as_varchar_does() {
+        assert_eq!(store_text(KeyType::Int4, -1, oid::NUMERIC, b"5.0"), Ok("5".into()));
+        assert!(store_text(KeyType::Int4, -1, oid::NUMERIC, b"5.4").is_err());
+        assert_eq!(
+            store_text(KeyType::Int2, -1, oid::INT4, b"70000"),
+            Err(Some("smallint out of range".into()))
+        );
+        assert_eq!(store_text(KeyType::Text, 7, oid::TEXT, b"abc  "), Ok("abc".into()));
+        assert_eq!(store_text(KeyType::Text, 7, oid::TEXT, "äöü".as_bytes()), Ok("äöü".into()));
+        assert_eq!(
+            store_text(KeyType::Text, 7, oid::TEXT, b"abcd"),
+            Err(Some("value too long for type character varying(3)".into()))
+        );
+        let two_digits = ((10 << 16) | 2) + 4;
+        assert_eq!(store_text(KeyType::Numeric, two_digits, 0, b"1.50"), Ok("1.5".into()));
+        assert!(store_text(KeyType::Numeric, two_digits, 0, b"1.505").is_err());
+        assert!(store_text(KeyType::Timestamp, 0, 0, b"2025-01-01 00:00:00.5").is_err());
+        assert!(store_text(KeyType::Timestamp, 1, 0, b"2025-01-01 00:00:00.5").is_ok());
+        assert_eq!(store_text(KeyType::Text, -1, oid::INT4, b"5"), Ok("5".into()));
+    }
+}
