@@ -37,7 +37,7 @@
 //! # Where to look when it breaks
 //!
 //! A statement goes to the wrong shard: `pgweir route` prints the keys that were found; if they are wrong, [`value`]; if a
-//! condition is missing, `sql::analyse`; if it should not narrow, the facts are wrong, too. A statement
+//! condition is missing, `sql::analyse` or, for statements that are no queries, [`utility`]; if it should not narrow, the facts are wrong, too. A statement
 //! is planned again and again: [`Planner::stats`], then [`Template`]'s identity. tests/plan has a file per trap.
 
 mod cache;
@@ -45,6 +45,7 @@ mod hints;
 mod program;
 mod refuse;
 mod route;
+mod utility;
 mod value;
 
 pub use cache::{Options, Stats};
@@ -52,7 +53,7 @@ pub use cache::{Options, Stats};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::shards::{ShardId, ShardMap, ShardSet};
-use crate::sql::analyse::{NotUnderstood, Scope, analyse};
+use crate::sql::analyse::NotUnderstood;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
 use crate::sql::scan::{Hints, Literal, Piece, Scan};
@@ -324,8 +325,7 @@ impl Template {
     }
 
     fn analyse(&mut self, statement: &Statement<'_>, snapshot: &Snapshot, only: Option<ShardId>) {
-        let scope = Scope { catalog: &snapshot.catalog, search_path: &self.reading.search_path };
-        let facts = analyse(statement.text, statement.scan, statement.piece, &scope);
+        let facts = utility::facts(&self.class, statement, snapshot, &self.reading.search_path);
         if let Ok(facts) = &facts {
             self.read_only = facts.read_only;
             for effect in &facts.effects {
@@ -339,8 +339,14 @@ impl Template {
         }
         self.goal = match (only, facts) {
             (Some(only), _) => Goal::Single(only, ONE_SHARD),
+            // The cursor is on a link that the session holds; a link that lacks it says so (34000).
+            (None, Ok(facts)) if facts.current_of.is_some() => match program::key_is_assigned(&facts, snapshot) {
+                Some(error) => Goal::Tables(Tables { refusal: Some(error), ..Tables::default() }),
+                None => Goal::Any("where the cursor is"),
+            },
             (None, Ok(facts)) => {
-                Goal::Tables(program::tables(&self.class, &facts, snapshot, &self.reading.search_path))
+                let path = &self.reading.search_path;
+                Goal::Tables(program::tables(&self.class, &facts, statement, snapshot, path))
             }
             (
                 None,

@@ -1,16 +1,18 @@
 //! Facts and the map's rules become a route program: what has to be evaluated per execution, and nothing else.
 
-use super::Snapshot;
-use super::refuse;
+use super::{Snapshot, Statement, refuse, utility};
 use super::value::same_family;
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::Error;
 use crate::shards::{KeyspaceId, ShardId, ShardMap, ShardSet, TableRule};
 use crate::sql::class::Class;
-use crate::sql::facts::{Access, CmpOp, Cond, Facts, Operand, OperandSource};
+use crate::sql::facts::{Access, CmpOp, Cond, Facts, Operand, OperandSource, SessionEffect};
 use crate::wire::values::KeyType;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
+
+/// Why a catalog query may go anywhere.
+const CATALOGS: &str = "the catalogs are alike on every shard";
 
 /// Where a statement goes, up to the values of its literals and parameters.
 #[derive(Debug)]
@@ -118,27 +120,23 @@ impl Node {
     }
 }
 
-/// What a function that belongs to the default shard is called, and why it does.
-const DEFAULT_SHARD_FUNCTIONS: &[(&str, &str)] = &[
-    ("pg_notify", "notifications are sent on the default shard"),
-    ("nextval", "a sequence that no table of the statement uses belongs to the default shard"),
-    ("setval", "a sequence that no table of the statement uses belongs to the default shard"),
-    ("currval", "a sequence that no table of the statement uses belongs to the default shard"),
-    ("lastval", "a sequence that no table of the statement uses belongs to the default shard"),
-];
-
-/// Functions whose answer is about one shard's copy of a relation.
-const SIZE_FUNCTIONS: &[&str] =
-    &["pg_table_size", "pg_total_relation_size", "pg_relation_size", "pg_indexes_size", "pg_database_size"];
-
 /// The goal of an understood statement in a database of several shards.
-pub(super) fn tables(class: &Class, facts: &Facts, snapshot: &Snapshot, search_path: &[Arc<str>]) -> Tables {
+pub(super) fn tables(
+    class: &Class,
+    facts: &Facts,
+    statement: &Statement<'_>,
+    snapshot: &Snapshot,
+    search_path: &[Arc<str>],
+) -> Tables {
     let map = &*snapshot.map;
     let mut out = Tables { anywhere: "no table is read", ..Tables::default() };
+    if facts.catalogs {
+        out.anywhere = CATALOGS;
+    }
     for occurrence in &facts.occurrences {
         let table = &occurrence.table;
         if is_system(&table.name.schema) {
-            out.anywhere = "the catalogs are alike on every shard";
+            out.anywhere = CATALOGS;
             continue;
         }
         let rule = match effective_rule(table, snapshot) {
@@ -164,6 +162,9 @@ pub(super) fn tables(class: &Class, facts: &Facts, snapshot: &Snapshot, search_p
                 }
             }
             TableRule::Sharded { keyspace, key } => {
+                if *class == Class::Copy && occurrence.access == Access::Insert {
+                    out.refuse(refuse::copy_in(&table.name));
+                }
                 match key_columns(table, &key, &map.keyspace(keyspace).types) {
                     Ok(key) => out.shard(occurrence, keyspace, key),
                     Err(e) => out.refuse(e),
@@ -192,8 +193,8 @@ pub(super) fn tables(class: &Class, facts: &Facts, snapshot: &Snapshot, search_p
             }
         }
     }
-    unknown_tables(&mut out, facts, snapshot, search_path);
-    functions(&mut out, facts, map);
+    unknown_tables(&mut out, class, facts, snapshot, search_path);
+    functions(&mut out, facts, statement, snapshot);
     if matches!(class, Class::Do | Class::Call) {
         let local = matches!(class, Class::Call) && out.local_function.is_some();
         if !local {
@@ -212,6 +213,22 @@ pub(super) fn tables(class: &Class, facts: &Facts, snapshot: &Snapshot, search_p
         _ => {}
     }
     out
+}
+
+/// WHERE CURRENT OF says nothing about the row, so its key may not be assigned.
+pub(super) fn key_is_assigned(facts: &Facts, snapshot: &Snapshot) -> Option<Error> {
+    facts.occurrences.iter().find_map(|occurrence| {
+        let table = &occurrence.table;
+        match effective_rule(table, snapshot) {
+            Ok(TableRule::Sharded { key, .. }) => {
+                let of_key = |column: usize| key.iter().any(|k| **k == *table.columns[column].name);
+                let assigned = occurrence.assigns.iter().any(|(column, _)| of_key(*column));
+                assigned.then(|| refuse::key_of_cursor_row(&table.name))
+            }
+            Ok(_) => None,
+            Err(error) => Some(error),
+        }
+    })
 }
 
 impl Tables {
@@ -350,15 +367,16 @@ fn key_columns(
 
 /// Tables that the catalog does not have: the default shard's Postgres knows whether they are temporary, or says
 /// 42P01. One that the map lists is a table that the catalog lacks, which is no reason to guess.
-fn unknown_tables(out: &mut Tables, facts: &Facts, snapshot: &Snapshot, search_path: &[Arc<str>]) {
+fn unknown_tables(out: &mut Tables, class: &Class, facts: &Facts, snapshot: &Snapshot, search_path: &[Arc<str>]) {
     let map = &*snapshot.map;
-    for name in &facts.unknown_tables {
+    for name in facts.unknown_tables.iter().chain(&facts.defines) {
         let listed = match name.split_once('.') {
             Some((schema, table)) => listed_rule(map, schema, table),
             None => search_path.iter().find_map(|schema| listed_rule(map, schema, name)),
         };
         match listed {
             Some(TableRule::Pinned(shard)) => out.pin(*shard, format!("table \"{name}\"")),
+            Some(_) if matches!(class, Class::Ddl { .. }) => out.refuse(refuse::everywhere(class)),
             Some(_) => out.refuse(refuse::listed_but_missing(name)),
             None => out.pin(map.default_shard, format!("table \"{name}\"")),
         }
@@ -371,45 +389,61 @@ fn listed_rule<'m>(map: &'m ShardMap, schema: &str, table: &str) -> Option<&'m T
         .or_else(|| map.schema_rule(schema))
 }
 
-fn functions(out: &mut Tables, facts: &Facts, map: &ShardMap) {
-    let bare = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let mut sized = false;
+fn functions(out: &mut Tables, facts: &Facts, statement: &Statement<'_>, snapshot: &Snapshot) {
+    let map = &*snapshot.map;
+    let alone = facts.occurrences.iter().all(|o| is_system(&o.table.name.schema));
     for function in &facts.functions {
-        let name = bare(&function.name);
-        if function.builtin && SIZE_FUNCTIONS.contains(&name.as_str()) {
-            sized = true;
-            continue;
-        }
-        if function.builtin
-            && let Some((_, why)) = DEFAULT_SHARD_FUNCTIONS.iter().find(|(f, _)| *f == name)
-        {
-            // Beside a sharded table it is what the table's own default does on that shard.
-            if facts.occurrences.is_empty() {
-                out.pin(map.default_shard, format!("{name}(): {why}"));
-            }
-            continue;
-        }
+        let name = function.name.rsplit('.').next().unwrap_or(&function.name);
         if function.opaque {
-            if !function.builtin && is_local(map, &function.name) {
+            if !function.builtin && is_local(snapshot, &function.name) {
                 out.local_function.get_or_insert_with(|| function.name.clone());
             } else {
                 out.refuse(refuse::opaque_function(&function.name));
             }
+        } else if function.builtin && alone && !same_anywhere(function.volatile, name) {
+            // Beside a sharded table it does what the table's own default or trigger would do on that shard.
+            out.pin(map.default_shard, format!("{name}()"));
         }
     }
-    if facts.effects.contains(&crate::sql::facts::SessionEffect::AdvisoryLock) {
+    if facts.effects.contains(&SessionEffect::AdvisoryLock) {
         // A lock excludes others only if all ask the same server.
         out.pin(map.default_shard, "advisory locks".into());
     }
-    if facts.hidden_tables && (sized || !facts.occurrences.is_empty()) {
+    if facts.hidden_tables && utility::measures_named_table(statement, facts.catalogs && alone) {
         out.refuse(refuse::hidden_tables());
     }
 }
 
-/// Declared in the map, by its qualified name; a bare name is one of schema public.
-fn is_local(map: &ShardMap, name: &str) -> bool {
-    let (schema, name) = name.split_once('.').unwrap_or(("public", name));
-    map.local_functions.contains(&QualifiedName { schema: schema.into(), name: name.into() })
+/// Whether a built-in function does the same wherever it runs. The others change or read something of one server: sequences,
+/// notifications, large objects, backends, slots. They meet on the default shard.
+fn same_anywhere(volatile: bool, name: &str) -> bool {
+    const COMPUTING: &[&str] = &[
+        "random",
+        "random_normal",
+        "setseed",
+        "clock_timestamp",
+        "timeofday",
+        "gen_random_uuid",
+        "uuidv4",
+        "uuidv7",
+        "pg_sleep",
+        "pg_sleep_for",
+        "pg_sleep_until",
+        // the session replays settings
+        "set_config",
+    ];
+    let sequence = matches!(name, "currval" | "lastval");
+    !sequence && (!volatile || COMPUTING.contains(&name))
+}
+
+/// Declared in the map. Facts may have the bare name only: then every function of that name must be declared.
+fn is_local(snapshot: &Snapshot, name: &str) -> bool {
+    let Snapshot { map, catalog } = snapshot;
+    if let Some((schema, name)) = name.split_once('.') {
+        return map.local_functions.contains(&QualifiedName { schema: schema.into(), name: name.into() });
+    }
+    let mut known = catalog.functions.values().filter(|f| &*f.name.name == name && !f.builtin).peekable();
+    known.peek().is_some() && known.all(|f| map.local_functions.contains(&f.name))
 }
 
 /// Where statements go that name no rows, in a database of several shards. `None`: the tables decide.
@@ -660,8 +694,8 @@ fn flatten<'c>(cond: &'c Cond, out: &mut Vec<&'c Cond>) {
 }
 
 /// Effects and whether it only reads, when the text was not understood: from its words, and never too little.
-pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<crate::sql::facts::SessionEffect> {
-    use crate::sql::facts::SessionEffect as E;
+pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<SessionEffect> {
+    use SessionEffect as E;
     let mut effects = Vec::new();
     match class {
         Class::DeclareCursor { hold: true, .. } => effects.push(E::HoldCursor),

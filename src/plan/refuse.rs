@@ -42,9 +42,11 @@ pub(super) fn spans(map: &ShardMap, sharded: &Sharded, target: &ShardSet) -> Err
                 .detail(detail)
                 .hint(format!("Run it once for each shard, and {HINTED}."))
         }
-        _ => Error::unsupported(format!(
-            "this statement spans shards: no condition on table \"{table}\" selects one shard"
-        ))
+        _ => Error::unsupported(if target.len() < map.shards.len() {
+            format!("this statement spans shards: the conditions on table \"{table}\" select several of them")
+        } else {
+            format!("this statement spans shards: no condition on table \"{table}\" selects one of them")
+        })
         .detail(detail)
         .hint(format!(
             "Add a condition on {names_of_key} that selects one shard, such as {equalities}, or {HINTED}."
@@ -224,4 +226,22 @@ pub(super) fn everywhere(class: &Class) -> Error {
 pub(super) fn hidden_tables() -> Error {
     Error::unsupported("this statement names tables inside strings or asks for sizes of one shard's tables")
         .hint(format!("To see one shard's answer, {HINTED}."))
+}
+
+pub(super) fn copy_in(table: &QualifiedName) -> Error {
+    Error::unsupported(format!("this statement spans shards: COPY would have to split its rows over the shards of \"{}\"", table.name))
+        .hint(format!("Use INSERT, or COPY the rows of each shard by themselves: {HINTED}."))
+}
+
+pub(super) fn cascade() -> Error {
+    Error::unsupported("CASCADE may reach tables of other shards that this statement does not name")
+        .hint(format!("Name the tables and leave CASCADE out, or {HINTED}."))
+}
+
+pub(super) fn key_of_cursor_row(table: &QualifiedName) -> Error {
+    Error::unsupported(format!(
+        "this statement assigns the shard key of \"{}\" where a cursor stands, and the new shard is not known",
+        table.name
+    ))
+    .hint("Delete the row and insert it with its new key.")
 }

@@ -352,6 +352,12 @@ impl<'a> Evaluation<'a> {
                     continue;
                 }
             };
+            // Among integers `> 99` is `>= 100`, which may leave out a whole range.
+            let (op, value) = match (op, value) {
+                (CmpOp::Gt, KeyValue::Int(v)) if v < i64::MAX => (CmpOp::Ge, KeyValue::Int(v + 1)),
+                (CmpOp::Lt, KeyValue::Int(v)) if v > i64::MIN => (CmpOp::Le, KeyValue::Int(v - 1)),
+                (op, value) => (*op, value),
+            };
             match op {
                 CmpOp::Lt => tighten(&mut high, Bound::Excluded(value), Ordering::Less),
                 CmpOp::Le => tighten(&mut high, Bound::Included(value), Ordering::Less),

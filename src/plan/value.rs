@@ -202,6 +202,7 @@ impl<'a> Inputs<'a> {
         match &operand.source {
             OperandSource::Null => Ok((Raw::Null, None)),
             OperandSource::Fixed(text) => Ok((Raw::Text(Cow::Borrowed(text.as_bytes())), Some(oid::TEXT))),
+            OperandSource::Constant { text, class } => self.literal(text, *class).map(|raw| (raw, None)),
             OperandSource::Literal { index, class } => {
                 let literal = self.literals.get(*index as usize).ok_or(Doubt::SILENT)?;
                 let span = literal.span.start as usize..literal.span.end as usize;
