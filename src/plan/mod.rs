@@ -340,10 +340,12 @@ impl Template {
         self.goal = match (only, facts) {
             (Some(only), _) => Goal::Single(only, ONE_SHARD),
             // The cursor is on a link that the session holds; a link that lacks it says so (34000).
-            (None, Ok(facts)) if facts.current_of.is_some() => match program::key_is_assigned(&facts, snapshot) {
-                Some(error) => Goal::Tables(Tables { refusal: Some(error), ..Tables::default() }),
-                None => Goal::Any("where the cursor is"),
-            },
+            (None, Ok(facts)) if facts.current_of.is_some() => {
+                match program::key_is_assigned(&facts, snapshot) {
+                    Some(error) => Goal::Tables(Tables { refusal: Some(error), ..Tables::default() }),
+                    None => Goal::Any("where the cursor is"),
+                }
+            }
             (None, Ok(facts)) => {
                 let path = &self.reading.search_path;
                 Goal::Tables(program::tables(&self.class, &facts, statement, snapshot, path))

@@ -1,7 +1,7 @@
 //! Facts and the map's rules become a route program: what has to be evaluated per execution, and nothing else.
 
-use super::{Snapshot, Statement, refuse, utility};
 use super::value::same_family;
+use super::{Snapshot, Statement, refuse, utility};
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::Error;
 use crate::shards::{KeyspaceId, ShardId, ShardMap, ShardSet, TableRule};
@@ -154,7 +154,7 @@ pub(super) fn tables(
             out.refuse(refuse::rules(&table.name));
         }
         match rule {
-            TableRule::Pinned(shard) => out.pin(shard, format!("table \"{}\"", table.name.name)),
+            TableRule::Pinned(shard) => out.pin(shard, format!("table \"{}\"", refuse::label(&table.name))),
             TableRule::Reference => {
                 out.anywhere = "reference tables have a copy on every shard";
                 if occurrence.access != Access::Read {
@@ -182,7 +182,7 @@ pub(super) fn tables(
                     keyspace,
                     key: smallvec![KeyColumn {
                         column: None,
-                        name: "the schema's name".into(),
+                        name: "schema".into(),
                         actual: KeyType::Text,
                         typmod: -1,
                         ordered: true,
@@ -367,9 +367,17 @@ fn key_columns(
 
 /// Tables that the catalog does not have: the default shard's Postgres knows whether they are temporary, or says
 /// 42P01. One that the map lists is a table that the catalog lacks, which is no reason to guess.
-fn unknown_tables(out: &mut Tables, class: &Class, facts: &Facts, snapshot: &Snapshot, search_path: &[Arc<str>]) {
+fn unknown_tables(
+    out: &mut Tables,
+    class: &Class,
+    facts: &Facts,
+    snapshot: &Snapshot,
+    search_path: &[Arc<str>],
+) {
     let map = &*snapshot.map;
-    for name in facts.unknown_tables.iter().chain(&facts.defines) {
+    let temporary = matches!(class, Class::Ddl { temp: true });
+    let defined = facts.defines.iter().filter(|_| !temporary);
+    for name in facts.unknown_tables.iter().chain(defined) {
         let listed = match name.split_once('.') {
             Some((schema, table)) => listed_rule(map, schema, table),
             None => search_path.iter().find_map(|schema| listed_rule(map, schema, name)),
@@ -391,25 +399,27 @@ fn listed_rule<'m>(map: &'m ShardMap, schema: &str, table: &str) -> Option<&'m T
 
 fn functions(out: &mut Tables, facts: &Facts, statement: &Statement<'_>, snapshot: &Snapshot) {
     let map = &*snapshot.map;
-    let alone = facts.occurrences.iter().all(|o| is_system(&o.table.name.schema));
+    let alone = out.sharded.is_empty() && out.pinned.is_empty();
     for function in &facts.functions {
         let name = function.name.rsplit('.').next().unwrap_or(&function.name);
         if function.opaque {
             if !function.builtin && is_local(snapshot, &function.name) {
                 out.local_function.get_or_insert_with(|| function.name.clone());
             } else {
-                out.refuse(refuse::opaque_function(&function.name));
+                out.refuse(refuse::opaque_function(&function.name, function.builtin));
             }
         } else if function.builtin && alone && !same_anywhere(function.volatile, name) {
-            // Beside a sharded table it does what the table's own default or trigger would do on that shard.
+            // Beside a table of one shard it does what the table's own default or trigger would do there.
             out.pin(map.default_shard, format!("{name}()"));
         }
     }
     if facts.effects.contains(&SessionEffect::AdvisoryLock) {
         // A lock excludes others only if all ask the same server.
-        out.pin(map.default_shard, "advisory locks".into());
+        out.pin(map.default_shard, "the advisory lock".into());
     }
-    if facts.hidden_tables && utility::measures_named_table(statement, facts.catalogs && alone) {
+    if facts.hidden_tables
+        && utility::measures_named_table(statement, facts.catalogs && facts.occurrences.is_empty())
+    {
         out.refuse(refuse::hidden_tables());
     }
 }
@@ -569,6 +579,14 @@ impl Compiler<'_> {
             } else {
                 nodes.push(Node::Keys(known.iter().map(|k| k[0].clone()).collect()));
             }
+        }
+        // The first column alone bounds a range of composite keys. Equal bytes need no order, so any collation will do.
+        if self.key.len() > 1
+            && known.iter().any(|k| k.is_empty())
+            && let Some([Value::One(first)]) = known[0].first().map(Vec::as_slice)
+        {
+            ranges.push((CmpOp::Ge, first.clone()));
+            ranges.push((CmpOp::Le, first.clone()));
         }
         if !ranges.is_empty() {
             nodes.push(Node::Range(ranges));

@@ -9,6 +9,14 @@ use crate::sql::facts::Access;
 
 const HINTED: &str = "name the shard with /* pgweir: shard=... */";
 
+/// A table as messages name it: schema public is left out.
+pub(super) fn label(name: &QualifiedName) -> String {
+    match &*name.schema {
+        "public" => name.name.to_string(),
+        schema => format!("{schema}.{}", name.name),
+    }
+}
+
 /// `s1, s2, s3`
 pub(super) fn names(map: &ShardMap, shards: &ShardSet) -> String {
     let mut out = String::new();
@@ -33,8 +41,8 @@ fn columns(table: &str, key: &[KeyColumn]) -> (String, String) {
 
 /// A sharded table without a condition that selects one shard.
 pub(super) fn spans(map: &ShardMap, sharded: &Sharded, target: &ShardSet) -> Error {
-    let table = &*sharded.table.name.name;
-    let (names_of_key, equalities) = columns(table, &sharded.key);
+    let table = label(&sharded.table.name);
+    let (names_of_key, equalities) = columns(&table, &sharded.key);
     let detail = format!("It would have to run on shards {}.", names(map, target));
     match sharded.access {
         Access::Truncate | Access::Define => {
@@ -65,18 +73,18 @@ pub(super) fn apart(map: &ShardMap, parts: &[(String, ShardSet)], target: &Shard
 
 /// Rows of one INSERT on several shards.
 pub(super) fn rows_apart(map: &ShardMap, sharded: &Sharded, target: &ShardSet) -> Error {
-    let table = &*sharded.table.name.name;
-    let (names_of_key, _) = columns(table, &sharded.key);
+    let table = label(&sharded.table.name);
+    let (names_of_key, _) = columns(&table, &sharded.key);
     Error::unsupported(format!(
         "this statement spans shards: the rows inserted into \"{table}\" belong to different shards"
     ))
     .detail(format!("The rows belong to shards {}.", names(map, target)))
-    .hint(format!("Send the rows of each shard in a statement of their own; {names_of_key} decides."))
+    .hint(format!("Send the rows of each shard in a statement of their own; the key is {names_of_key}."))
 }
 
 /// An INSERT that leaves a key open.
 pub(super) fn key_not_given(sharded: &Sharded, column: &KeyColumn) -> Error {
-    let table = &*sharded.table.name.name;
+    let table = label(&sharded.table.name);
     Error::unsupported(format!(
         "the shard key \"{}\" of a row inserted into \"{table}\" is not known before the statement runs",
         column.name
@@ -89,7 +97,7 @@ pub(super) fn key_not_given(sharded: &Sharded, column: &KeyColumn) -> Error {
 
 /// A value that could not be read; `cause` says more when something is known.
 pub(super) fn value_not_known(sharded: &Sharded, column: &KeyColumn) -> Error {
-    let table = &*sharded.table.name.name;
+    let table = label(&sharded.table.name);
     Error::unsupported(format!(
         "the value of shard key \"{}\" of table \"{table}\" cannot be read without the server",
         column.name
@@ -109,8 +117,8 @@ pub(super) fn null_key(sharded: &Sharded, column: &KeyColumn) -> Error {
 }
 
 pub(super) fn key_moves(map: &ShardMap, sharded: &Sharded, from: &ShardSet, to: Option<ShardId>) -> Error {
-    let table = &*sharded.table.name.name;
-    let (names_of_key, equalities) = columns(table, &sharded.key);
+    let table = label(&sharded.table.name);
+    let (names_of_key, equalities) = columns(&table, &sharded.key);
     let e = match to {
         Some(to) => Error::unsupported(format!(
             "this statement would move rows of \"{table}\" from shard {} to shard {}",
@@ -197,9 +205,15 @@ pub(super) fn listed_but_missing(name: &str) -> Error {
     .hint("Create it on every shard, or remove it from the map; `pgweir check` shows such differences.")
 }
 
-pub(super) fn opaque_function(name: &str) -> Error {
-    Error::unsupported(format!("function {name} may read or write tables of any shard"))
-        .hint(format!("Declare it in the shard map with [function.\"{name}\"] local = true if it uses rows of its own shard only, mark it IMMUTABLE if it uses no tables, or {HINTED}."))
+pub(super) fn opaque_function(name: &str, builtin: bool) -> Error {
+    let hint = if builtin {
+        format!("Query the tables themselves, or {HINTED}.")
+    } else {
+        format!(
+            "Declare it in the shard map with [function.\"{name}\"] local = true if it uses rows of its own shard only, mark it IMMUTABLE if it uses no tables, or {HINTED}."
+        )
+    };
+    Error::unsupported(format!("function {name} may read or write tables of any shard")).hint(hint)
 }
 
 pub(super) fn local_function_without_shard(name: &str) -> Error {
@@ -229,8 +243,11 @@ pub(super) fn hidden_tables() -> Error {
 }
 
 pub(super) fn copy_in(table: &QualifiedName) -> Error {
-    Error::unsupported(format!("this statement spans shards: COPY would have to split its rows over the shards of \"{}\"", table.name))
-        .hint(format!("Use INSERT, or COPY the rows of each shard by themselves: {HINTED}."))
+    Error::unsupported(format!(
+        "this statement spans shards: COPY would have to split its rows over the shards of \"{}\"",
+        table.name
+    ))
+    .hint(format!("Use INSERT, or COPY the rows of each shard by themselves: {HINTED}."))
 }
 
 pub(super) fn cascade() -> Error {

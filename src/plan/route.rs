@@ -95,7 +95,10 @@ impl<'a> Evaluation<'a> {
             (None, false) => Route::Reject(self.spanning(tables, &target)),
         };
         let why = match &route {
-            Route::Single(_) if tables.sharded.is_empty() => "its tables are on one shard".to_owned(),
+            Route::Single(shard) if tables.sharded.is_empty() => {
+                let what = tables.pinned_names.first().map_or("", |(_, name)| name.as_str());
+                format!("{what} belongs to {}", self.map.shard(*shard).name)
+            }
             Route::Single(_) => "all keys are on one shard".to_owned(),
             Route::Any if tables.sharded.is_empty() => tables.anywhere.to_owned(),
             Route::Any => "no row can match".to_owned(),
@@ -158,7 +161,10 @@ impl<'a> Evaluation<'a> {
                     .iter()
                     .filter(|(_, shards)| !shards.is_empty())
                     .map(|(i, shards)| {
-                        (format!("table \"{}\"", tables.sharded[*i].table.name.name), shards.clone())
+                        (
+                            format!("table \"{}\"", refuse::label(&tables.sharded[*i].table.name)),
+                            shards.clone(),
+                        )
                     })
                     .collect();
                 parts.extend(tables.pinned_names.iter().map(|(shard, n)| (n.clone(), ShardSet::of(*shard))));
@@ -170,8 +176,9 @@ impl<'a> Evaluation<'a> {
 
     /// The route of a statement whose shard a hint names.
     pub(super) fn hinted(&mut self, goal: &'a Goal, shard: ShardId) -> Route {
-        if matches!(goal, Goal::Session) {
-            return Route::Session;
+        // The session's own state, and what every session must find in one place: a hint would take it elsewhere.
+        if matches!(goal, Goal::Session | Goal::Single(..)) {
+            return self.route(goal);
         }
         if let Err(route) = self.check_hint(goal, shard) {
             return route;
@@ -205,17 +212,21 @@ impl<'a> Evaluation<'a> {
             }
         }
         for sharded in &tables.sharded {
-            let name = &sharded.table.name.name;
+            let name = refuse::label(&sharded.table.name);
             let found = match &sharded.rows {
                 Rows::Where(node) => self.node(node, sharded),
                 Rows::Inserted(rows) => self.inserted_where_known(rows, sharded),
             };
             let shards = match found {
-                Ok(Found::Only(shards)) if !shards.is_empty() => shards,
-                Ok(_) => continue,
+                Ok(Found::Only(shards)) => shards,
+                // Nothing is proved: the hint chooses a part of the rows.
+                Ok(Found::All) => ShardSet::of(hinted),
                 Err(Stop::Miss(keyspace, key)) => return Err(Route::Miss { keyspace, key }),
                 Err(Stop::Refuse(error)) => return Err(Route::Reject(error)),
             };
+            if shards.is_empty() {
+                continue;
+            }
             // All rows of an INSERT are written where it runs; of other statements a hint may choose a part.
             let fits = match sharded.rows {
                 Rows::Inserted(_) => shards.single() == Some(hinted),
@@ -534,7 +545,7 @@ impl<'a> Evaluation<'a> {
         let Some(explanation) = self.explanation.as_deref_mut() else { return };
         for (value, column) in key.iter().zip(&sharded.key) {
             let line = (
-                sharded.table.name.name.to_string(),
+                refuse::label(&sharded.table.name),
                 column.name.to_string(),
                 value.to_text().into_owned(),
                 self.map.shard(shard).name.to_string(),

@@ -48,6 +48,7 @@ pub(super) fn facts(
                     }
                     Ok(facts)
                 }
+                None if statement.piece().into => tree(),
                 None => definition(class, statement, &scope).unwrap_or_else(|| Err(everywhere(class))),
             }
         }
@@ -129,7 +130,7 @@ fn definition(
         (depth == 0 && token.is_word(text, "as") && begins).then(|| tokens[i + 1].start)
     })?;
     let inner = analyse_from(text, statement.scan, statement.piece, start, scope);
-    Some(inner.and_then(|mut facts| {
+    Some(inner.map(|mut facts| {
         facts.read_only = false;
         // A view has to be wherever its tables are.
         if view && !facts.occurrences.is_empty() && !matches!(class, Class::Ddl { temp: true }) {
@@ -141,7 +142,7 @@ fn definition(
         if !matches!(class, Class::Ddl { temp: true }) {
             name(&mut facts, &new, Access::Define, scope);
         }
-        Ok(facts)
+        facts
     }))
 }
 
@@ -178,7 +179,13 @@ fn called(statement: &Statement<'_>, scope: &Scope<'_>) -> Result<Facts, NotUnde
         (None, None) => procedure.name.clone(),
     };
     Ok(Facts {
-        functions: vec![FunctionUse { name, builtin: false, volatile: true, opaque: true, span: procedure.span }],
+        functions: vec![FunctionUse {
+            name,
+            builtin: false,
+            volatile: true,
+            opaque: true,
+            span: procedure.span,
+        }],
         ..Facts::default()
     })
 }

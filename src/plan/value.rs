@@ -209,7 +209,6 @@ impl<'a> Inputs<'a> {
                 let text = self.text.get(span).ok_or(Doubt::SILENT)?;
                 self.literal(text, *class).map(|raw| (raw, None))
             }
-            OperandSource::Constant { text, class } => self.literal(text, *class).map(|raw| (raw, None)),
             OperandSource::Param(number) => self.param(*number, operand),
         }
     }

@@ -3,13 +3,18 @@
 //! Reads what `pg_dump --schema-only` writes and what people write by hand: CREATE TABLE (partitions and INHERITS
 //! included), CREATE VIEW, CREATE [UNIQUE] INDEX, ALTER TABLE ... ADD PRIMARY KEY / UNIQUE / ATTACH PARTITION, CREATE TYPE,
 //! CREATE DOMAIN, CREATE FUNCTION, CREATE SCHEMA, CREATE SEQUENCE. Works on tokens, because a schema has far more syntax than the few facts
-//! that routing wants. Everything else is left out and counted; nothing here is used by the server.
+//! that routing wants; only the query of a view is parsed, for the names of its columns. Everything else is left out and counted; nothing here is used by the server.
 
 use crate::catalog::{Catalog, Column, Function, QualifiedName, Table, TableKind, Volatility};
 use crate::error::{Error, Result, SqlState};
 use crate::sql::lex::{Kind, Lexer, Token};
 use crate::sql::scan::Scan;
 use crate::wire::values::oid;
+use sqlparser::ast::{
+    Expr, Ident, ObjectNamePart, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, TableFactor,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
 use std::sync::Arc;
 
 /// What a schema file says.
@@ -142,12 +147,6 @@ impl<'a> Cursor<'a> {
                 _ => None,
             })
             .collect()
-    }
-    fn rest(&self) -> &'a str {
-        match (self.tokens.get(self.at), self.tokens.last()) {
-            (Some(first), Some(last)) => &self.text[first.start as usize..last.end as usize],
-            _ => "",
-        }
     }
 }
 
@@ -518,10 +517,152 @@ fn create_view(c: &mut Cursor<'_>, catalog: &mut Catalog, oid: u32, materialized
         c.peek()?;
         c.at += 1;
     }
-    let definition = c.rest();
+    let definition = qualified_definition(c, catalog);
     let kind = if materialized { TableKind::MaterializedView } else { TableKind::View };
-    insert(catalog, Table { kind, view_definition: Some(definition.into()), ..empty(name, oid) });
+    let columns = columns_of_query(&definition, catalog)?;
+    insert(catalog, Table { kind, columns, view_definition: Some(definition.into()), ..empty(name, oid) });
     Some(())
+}
+
+/// The output columns of a view's query, from its select list and the tables of its FROM. Types where a plain column gives them.
+fn columns_of_query(definition: &str, catalog: &Catalog) -> Option<Vec<Column>> {
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, definition).ok()?;
+    let [Statement::Query(query)] = &parsed[..] else { return None };
+    let mut body = &*query.body;
+    let select = loop {
+        match body {
+            SetExpr::Select(select) => break select,
+            SetExpr::Query(query) => body = &query.body,
+            SetExpr::SetOperation { left, .. } => body = left,
+            _ => return None,
+        }
+    };
+    let part = |part: &ObjectNamePart| part.as_ident().map(of_ident);
+    let from: Vec<(String, Arc<Table>)> = select
+        .from
+        .iter()
+        .flat_map(|t| std::iter::once(&t.relation).chain(t.joins.iter().map(|j| &j.relation)))
+        .filter_map(|factor| match factor {
+            TableFactor::Table { name, alias, .. } => {
+                let table = part(name.0.last()?)?;
+                let schema =
+                    if name.0.len() > 1 { part(&name.0[name.0.len() - 2])? } else { "public".into() };
+                let alias = alias.as_ref().map_or_else(|| table.clone(), |a| of_ident(&a.name));
+                Some((alias, catalog.table(&schema, &table)?.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    let named = |relation: Option<&str>, name: &str| {
+        let mut tables = from.iter().filter(|(alias, _)| relation.is_none_or(|r| r == alias));
+        let source = tables.find_map(|(_, t)| t.column(name).map(|i| t.columns[i].clone()));
+        source.unwrap_or_else(|| untyped(name))
+    };
+    let mut columns = Vec::new();
+    for item in &select.projection {
+        match item {
+            SelectItem::Wildcard(_) => {
+                columns.extend(from.iter().flat_map(|(_, table)| table.columns.iter().cloned()));
+            }
+            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
+                let relation = part(name.0.last()?)?;
+                let mut tables = from.iter().filter(|(alias, _)| *alias == relation);
+                columns.extend(tables.next()?.1.columns.iter().cloned());
+            }
+            SelectItem::UnnamedExpr(expr) => columns.push(match expr {
+                Expr::Identifier(name) => named(None, &of_ident(name)),
+                Expr::CompoundIdentifier(names) => {
+                    let (last, before) = names.split_last()?;
+                    named(before.last().map(of_ident).as_deref(), &of_ident(last))
+                }
+                Expr::Function(function) => untyped(&part(function.name.0.last()?)?),
+                _ => untyped("?column?"),
+            }),
+            SelectItem::ExprWithAlias { expr, alias } => {
+                let mut column = match expr {
+                    Expr::Identifier(name) => named(None, &of_ident(name)),
+                    Expr::CompoundIdentifier(names) => {
+                        let (last, before) = names.split_last()?;
+                        named(before.last().map(of_ident).as_deref(), &of_ident(last))
+                    }
+                    _ => untyped(""),
+                };
+                column.name = of_ident(alias).into();
+                columns.push(column);
+            }
+            _ => return None,
+        }
+    }
+    Some(columns)
+}
+
+fn of_ident(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
+}
+
+fn untyped(name: &str) -> Column {
+    Column {
+        name: name.into(),
+        type_oid: 0,
+        type_name: "unknown".into(),
+        typmod: -1,
+        not_null: false,
+        default: None,
+        generated: false,
+        identity: false,
+        deterministic: true,
+        collation_c: false,
+    }
+}
+
+/// A view's query as Postgres keeps it: relations of schema public get their schema, because the reader's search path does not count.
+/// Names in FROM lists only; `extract(x from y)` is not one.
+fn qualified_definition(c: &Cursor<'_>, catalog: &Catalog) -> String {
+    const ENDS: [&str; 9] =
+        ["where", "group", "having", "order", "limit", "union", "intersect", "except", "window"];
+    let tokens = &c.tokens[c.at.min(c.tokens.len())..];
+    let Some(first) = tokens.first() else { return String::new() };
+    let word = |i: usize, w: &str| tokens.get(i).is_some_and(|t| t.is_word(c.text, w));
+    // per level of parentheses: are we in a FROM list?
+    let mut levels = vec![false];
+    let mut expected = false;
+    let mut out = String::new();
+    let mut copied = first.start as usize;
+    for (i, token) in tokens.iter().enumerate() {
+        let relation = expected;
+        expected = false;
+        match token.kind {
+            Kind::Open => levels.push(false),
+            Kind::Close => {
+                levels.pop();
+            }
+            Kind::Comma => expected = levels.last() == Some(&true),
+            Kind::Word if word(i, "from") || word(i, "join") => {
+                // `extract(year from d)`: the function's parenthesis holds no SELECT
+                if let Some(level) = levels.last_mut() {
+                    *level = true;
+                }
+                expected = true;
+            }
+            Kind::Word if word(i, "only") || word(i, "lateral") => expected = relation,
+            Kind::Word if ENDS.iter().any(|w| word(i, w)) => {
+                if let Some(level) = levels.last_mut() {
+                    *level = false;
+                }
+            }
+            Kind::Word | Kind::Quoted if relation => {
+                let plain = tokens.get(i + 1).is_none_or(|t| !matches!(t.kind, Kind::Dot | Kind::Open));
+                let name = token.name(c.text).unwrap_or_default();
+                if plain && catalog.table("public", &name).is_some() {
+                    out += &c.text[copied..token.start as usize];
+                    out += "public.";
+                    copied = token.start as usize;
+                }
+            }
+            _ => {}
+        }
+    }
+    out + &c.text[copied..tokens.last().map_or(copied, |t| t.end as usize)]
 }
 
 fn create_function(c: &mut Cursor<'_>, catalog: &mut Catalog, procedure: bool) -> Option<()> {
@@ -643,7 +784,7 @@ mod tests {
         assert_eq!(table("p1").parents[0], table("p").name);
         assert_eq!(table("p1").columns.len(), 2);
         assert_eq!(table("r").columns.len(), 2);
-        assert_eq!(table("v").view_definition.as_deref(), Some("select * from p where k = 5"));
+        assert_eq!(table("v").view_definition.as_deref(), Some("select * from public.p where k = 5"));
         assert_eq!(table("s").columns[0].type_oid, oid::INT8);
         let volatility = |n: &str| {
             schema.catalog.functions[&QualifiedName { schema: "public".into(), name: n.into() }].volatility
