@@ -45,7 +45,7 @@ async function main() {
 
   await failure("unique", client.query("INSERT INTO accounts (id) VALUES (4000)"));
   show("several", (await client.query("SELECT 1 AS a; SELECT 2 AS b")).map((r) => r.rows));
-  await client.query("SELECT 1 AS " + "long".repeat(20));
+  await client.query("/* pgweir: shard=s1 */ DROP TABLE IF EXISTS no_such_table");
   show("notices", notices);
   await client.end();
 }

@@ -108,7 +108,7 @@ with psycopg.connect(url, autocommit=True) as conn:
     # notices
     notices = []
     conn.add_notice_handler(lambda d: notices.append((d.severity, d.message_primary)))
-    conn.execute("SELECT 1 AS " + "long" * 20)
+    conn.execute("/* pgweir: shard=s1 */ DROP TABLE IF EXISTS no_such_table")
     conn.execute("COMMIT")
     show("notices", notices)
 

@@ -72,7 +72,7 @@ async def main():
     show("simple", await conn.execute("SELECT 1; SELECT 2"))
     notices = []
     conn.add_log_listener(lambda _, m: notices.append((m.severity, m.message)))
-    await conn.execute("SELECT 1 AS " + "long" * 20)
+    await conn.execute("/* pgweir: shard=s1 */ DROP TABLE IF EXISTS no_such_table")
     await asyncio.sleep(0)
     show("notices", notices)
     result = await conn.copy_records_to_table("plain", records=[(i, f"r{i}") for i in range(100, 105)])
