@@ -36,8 +36,9 @@ mod write;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
-use crate::sql::facts::{Cond, Facts, Occurrence};
-use crate::sql::scan::{LiteralClass, Scan};
+use crate::sql::desugar::desugar;
+use crate::sql::facts::{Cond, Facts, Occurrence, Operand, OperandSource};
+use crate::sql::scan::{Literal, LiteralClass, Piece, Scan};
 use pred::{Budget, ColId, P, Pred};
 use query::Resolver;
 use rel::Walk;
@@ -114,17 +115,112 @@ pub fn analyse_from(
     if sql.len() > MAX_TEXT_BYTES {
         return Err(too_complex("the statement is too long"));
     }
-    if let Some(reason) = scan.distrust {
-        return Err(text::syntax("", 0, &format!("it has {reason}")));
-    }
     let literals =
         scan.literals.get(piece.literals.start as usize..piece.literals.end as usize).unwrap_or(&[]);
-    let backslashes = |l: &crate::sql::scan::Literal| {
+    let backslashes = |l: &Literal| {
         l.class == LiteralClass::Escape && text.as_bytes().get(l.span.start as usize) == Some(&b'\'')
     };
     if literals.iter().any(backslashes) {
         return Err(text::syntax("", 0, "it has a string whose backslashes are escapes"));
     }
+    let understood = match scan.distrust {
+        Some(reason) => Err(text::syntax("", 0, &format!("it has {reason}"))),
+        None => read(text, literals, piece, start, scope),
+    };
+    match understood {
+        Err(NotUnderstood::Syntax(refusal)) => {
+            without_sugar(text, literals, piece, start, scope).unwrap_or(Err(NotUnderstood::Syntax(refusal)))
+        }
+        other => other,
+    }
+}
+
+/// The statement once more, with its sugar written out. None: there is none, or it does not help.
+fn without_sugar(
+    text: &str,
+    literals: &[Literal],
+    piece: &Piece,
+    start: u32,
+    scope: &Scope<'_>,
+) -> Option<Result<Facts, NotUnderstood>> {
+    let plain = desugar(text, start..piece.span.end);
+    if text.get(start as usize..piece.span.end as usize) == Some(&*plain.text) {
+        return None;
+    }
+    let mut scan = Scan::new();
+    scan.scan(&plain.text, true).ok()?;
+    let [only] = scan.pieces.as_slice() else { return None };
+    if scan.distrust.is_some() || scan.depth > MAX_DEPTH || scan.chain > MAX_CHAIN {
+        return None;
+    }
+    let mut facts = match read(&plain.text, &scan.literals, only, only.span.start, scope) {
+        Ok(facts) => facts,
+        Err(NotUnderstood::Syntax(_)) => return None,
+        Err(e) => return Some(Err(e)),
+    };
+    // literals of the new text as literals of the statement: those that are the same bytes still
+    let same: Vec<Option<u32>> = scan
+        .literals
+        .iter()
+        .map(|l| {
+            let was = plain.original(l.span.clone());
+            let index = literals.binary_search_by_key(&was.start, |l| l.span.start).ok()?;
+            let old = &literals[index];
+            let unchanged = old.class == l.class
+                && text.get(old.span.start as usize..old.span.end as usize)
+                    == plain.text.get(l.span.start as usize..l.span.end as usize);
+            unchanged.then_some(index as u32)
+        })
+        .collect();
+    for o in &mut facts.occurrences {
+        o.must = relocated(std::mem::replace(&mut o.must, Cond::True), &same);
+        for (_, value) in &mut o.assigns {
+            *value = value.take().and_then(|v| relocated_operand(v, &same));
+        }
+        o.span = plain.original(o.span.clone());
+    }
+    for f in &mut facts.functions {
+        f.span = plain.original(f.span.clone());
+    }
+    let steering = facts.steering_literals.iter().map(|i| same.get(*i as usize).copied().flatten());
+    facts.steering_literals = steering.collect::<Option<_>>()?;
+    Some(Ok(facts))
+}
+
+/// The condition with its literals counted anew; what rests on a literal that has no number says nothing.
+fn relocated(c: Cond, same: &[Option<u32>]) -> Cond {
+    let all = |parts: Vec<Cond>| parts.into_iter().map(|p| relocated(p, same)).collect::<Vec<_>>();
+    let one =
+        |o: Operand, make: &dyn Fn(Operand) -> Cond| relocated_operand(o, same).map_or(Cond::True, make);
+    match c {
+        Cond::And(parts) => Cond::And(all(parts)),
+        Cond::Or(parts) => {
+            let parts = all(parts);
+            if parts.contains(&Cond::True) { Cond::True } else { Cond::Or(parts) }
+        }
+        Cond::Eq(i, o) => one(o, &|o| Cond::Eq(i, o)),
+        Cond::EqAny(i, o) => one(o, &|o| Cond::EqAny(i, o)),
+        Cond::Cmp(i, op, o) => one(o, &|o| Cond::Cmp(i, op, o)),
+        Cond::True | Cond::False | Cond::IsNull(_) => c,
+    }
+}
+
+fn relocated_operand(mut o: Operand, same: &[Option<u32>]) -> Option<Operand> {
+    if let OperandSource::Literal { index, .. } = &mut o.source {
+        *index = same.get(*index as usize).copied().flatten()?;
+    }
+    Some(o)
+}
+
+/// Parses and analyses the text as it stands. The guards have been passed.
+fn read(
+    text: &str,
+    literals: &[Literal],
+    piece: &Piece,
+    start: u32,
+    scope: &Scope<'_>,
+) -> Result<Facts, NotUnderstood> {
+    let sql = text.get(start as usize..piece.span.end as usize).unwrap_or_default();
     let (statement, removed) =
         text::parse(sql, start, Some(literals)).map_err(|e| at_piece(e, text, start))?;
 
@@ -178,9 +274,8 @@ fn finish(resolver: Resolver<'_>, cursor: Option<String>) -> Facts {
 /// The condition in the words of `facts`: columns by their index in the table.
 fn cond(p: &P, columns: &Range<ColId>, occurrence: &Occurrence) -> Cond {
     let index = |c: &ColId| columns.contains(c).then(|| (c - columns.start) as usize);
-    let operand = |i: usize, o: &crate::sql::facts::Operand| {
-        expr::without_own_cast(o.clone(), occurrence.table.columns[i].type_oid)
-    };
+    let operand =
+        |i: usize, o: &Operand| expr::without_own_cast(o.clone(), occurrence.table.columns[i].type_oid);
     match &**p {
         Pred::False => Cond::False,
         Pred::And(parts) => {

@@ -438,6 +438,20 @@ fn common_table_expressions() {
 }
 
 #[test]
+fn sugar() {
+    check(&[
+        ("TABLE t", "t: true"),
+        ("SELECT * FROM t WHERE k = int8 '5'", "t: k='5'"),
+        ("SELECT 'a' FROM t WHERE v ISNULL AND k = 5", "t: (v null & k=5)"),
+        ("SELECT 1 FROM t WHERE v NOTNULL AND k = 5 OR v ISNULL AND k = 6", "t: (k=5 | (v null & k=6))"),
+        ("SELECT * FROM t WHERE s = 'a'\n'b'", "t: true"),
+        ("SELECT * FROM t WHERE k = 0x1F", "t: true"),
+        ("SELECT 7, 'a'\n'b' FROM t WHERE k = 5 AND v = -6", "t: (k=5 & v=-6)"),
+        ("SELECT * FROM t WHERE k IN (5, 0x1F)", "t: true"),
+    ]);
+}
+
+#[test]
 fn names() {
     check(&[
         ("SELECT * FROM T WHERE K = 5", "t: k=5"),
