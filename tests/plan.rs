@@ -246,3 +246,78 @@ fn refusal(error: &pgweir::error::Error) -> String {
     }
     out
 }
+
+/// Counts allocations of the thread that asks, so that tests beside it do not disturb it.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+// SAFETY: hands every request to the system allocator unchanged.
+unsafe impl std::alloc::GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: std::alloc::Layout) {
+        unsafe { std::alloc::System.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: std::alloc::Layout, size: usize) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+        unsafe { std::alloc::System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn a_hit_neither_plans_nor_allocates() {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plan/traps.test")).unwrap();
+    let part = |name: &str| {
+        let from = text.split_once(&format!("--- {name}\n")).unwrap().1;
+        from.split_once("\n--- ").unwrap().0.to_owned()
+    };
+    let snapshot = Snapshot {
+        map: Arc::new(pgweir::shards::file::parse(&part("map"), Path::new("traps")).unwrap()),
+        catalog: Arc::new(pgweir::sql::ddl::catalog_of(&part("schema")).unwrap().catalog),
+    };
+    let reading = Reading {
+        search_path: ["pg_catalog", "public"].map(Arc::from).into(),
+        role: "postgres".into(),
+        standard_conforming_strings: true,
+        date_style: "ISO, MDY".into(),
+        time_zone: "UTC".into(),
+    };
+    let planner = Planner::new(100);
+    let mut scan = Scan::new();
+    let key = 150_i64.to_be_bytes();
+    let values = [Some(&key[..])];
+    let bound = Params::Bound { types: &[oid::INT8], formats: &[1], values: &values };
+    for (text, params) in [
+        ("select * from orders where customer_id = 150", Params::None),
+        ("select * from orders where customer_id = '150' and id in (1, 2)", Params::None),
+        ("update orders set total = 1 where customer_id = 150", Params::None),
+        ("select * from customers c join orders o on o.customer_id = c.id where c.id = 150", Params::None),
+        ("insert into orders (customer_id, id, note) values (150, 1, 'x')", Params::None),
+        ("insert into orders (customer_id, id) values (150, 1), (151, 2), (152, 3)", Params::None),
+        ("select * from orders where customer_id = $1", bound),
+        ("insert into orders (customer_id, id) values ($1, 1)", bound),
+        ("select * from orders where customer_id between 120 and 130", Params::None),
+    ] {
+        let mut last = 0;
+        for _ in 0..3 {
+            let before = ALLOCATIONS.get();
+            scan.scan(text, true).unwrap();
+            let statement = Statement { text, scan: &scan, piece: 0, hints: &scan.hints };
+            let template = planner.template(&statement, &snapshot, &reading);
+            let route = template.route(&statement, &params, &snapshot, &reading);
+            last = ALLOCATIONS.get() - before;
+            assert!(matches!(route, Route::Single(shard) if shard.0 == 1), "{text}: {route:?}");
+        }
+        assert_eq!(last, 0, "allocations of a hit: {text}");
+    }
+    assert_eq!(planner.stats().planned, 9);
+}

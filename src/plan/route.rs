@@ -34,7 +34,7 @@ pub(super) struct Target {
     /// the first sharded table that nothing narrowed, as an index
     open: Option<usize>,
     /// each table and its shards, for messages
-    parts: Vec<(usize, ShardSet)>,
+    parts: SmallVec<[(usize, ShardSet); 4]>,
 }
 
 /// One evaluation.
@@ -94,7 +94,16 @@ impl<'a> Evaluation<'a> {
             },
             (None, false) => Route::Reject(self.spanning(tables, &target)),
         };
-        let why = match &route {
+        if self.explanation.is_some() {
+            let why = self.reason(tables, &route);
+            self.because(|| why, &target.shards);
+        }
+        route
+    }
+
+    #[cold]
+    fn reason(&self, tables: &Tables, route: &Route) -> String {
+        match route {
             Route::Single(shard) if tables.sharded.is_empty() => {
                 let what = tables.pinned_names.first().map_or("", |(_, name)| name.as_str());
                 format!("{what} belongs to {}", self.map.shard(*shard).name)
@@ -103,15 +112,13 @@ impl<'a> Evaluation<'a> {
             Route::Any if tables.sharded.is_empty() => tables.anywhere.to_owned(),
             Route::Any => "no row can match".to_owned(),
             Route::Reject(error) => error.message().to_owned(),
-            _ => String::new(),
-        };
-        self.because(|| why, &target.shards);
-        route
+            Route::Session | Route::Miss { .. } => String::new(),
+        }
     }
 
     /// The shards that the tables need. `Refuse` only for what no shard may do.
     fn target(&mut self, tables: &'a Tables) -> Result<Target, Stop> {
-        let mut target = Target { shards: tables.pinned.clone(), open: None, parts: Vec::new() };
+        let mut target = Target { shards: tables.pinned.clone(), open: None, parts: SmallVec::new() };
         for (i, sharded) in tables.sharded.iter().enumerate() {
             let found = match &sharded.rows {
                 Rows::Where(node) => self.node(node, sharded)?,
@@ -413,23 +420,35 @@ impl<'a> Evaluation<'a> {
     fn inserted(&mut self, rows: &'a [NewRow], sharded: &'a Sharded) -> Result<ShardSet, Stop> {
         let mut shards = ShardSet::empty();
         for row in rows {
-            for key in self.new_keys(row, sharded)? {
-                match self.map.keyspace(sharded.keyspace).locate(&key) {
-                    Ok(Located::Shard(shard)) => {
-                        self.note_key(sharded, &key, shard);
-                        shards.insert(shard);
-                    }
-                    Ok(Located::Miss) => {
-                        return Err(Stop::Miss(
-                            sharded.keyspace,
-                            key.iter().cloned().map(KeyValue::into_owned).collect(),
-                        ));
-                    }
-                    Err(error) => return Err(Stop::Refuse(error)),
+            // Nearly every row: one constant for each key column.
+            let mut key: SmallVec<[KeyValue<'a>; 2]> = SmallVec::new();
+            for (value, column) in row.0.iter().zip(&sharded.key) {
+                if let Some(Value::One(operand)) = value {
+                    key.push(self.stored(operand, sharded, column)?);
                 }
+            }
+            if key.len() == sharded.key.len() {
+                shards.insert(self.owner_of_row(&key, sharded)?);
+                continue;
+            }
+            for key in self.new_keys(row, sharded)? {
+                shards.insert(self.owner_of_row(&key, sharded)?);
             }
         }
         Ok(shards)
+    }
+
+    fn owner_of_row(&mut self, key: &[KeyValue<'a>], sharded: &Sharded) -> Result<ShardId, Stop> {
+        match self.map.keyspace(sharded.keyspace).locate(key) {
+            Ok(Located::Shard(shard)) => {
+                self.note_key(sharded, key, shard);
+                Ok(shard)
+            }
+            Ok(Located::Miss) => {
+                Err(Stop::Miss(sharded.keyspace, key.iter().cloned().map(KeyValue::into_owned).collect()))
+            }
+            Err(error) => Err(Stop::Refuse(error)),
+        }
     }
 
     /// For hints: rows whose keys cannot be known are the hint's responsibility.
