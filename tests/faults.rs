@@ -47,7 +47,7 @@ async fn a_session_survives_the_death_of_a_server() {
     assert_eq!(last(&block.q(&format!("{ON_S2} SELECT 1")).hear(1), "ready"), "ready T");
 
     autocommit.q(&format!("{ON_S2} SELECT 'fault-a', pg_sleep(60)")).flush();
-    writer.q(&format!("{ON_S2} INSERT INTO plain SELECT 1, 'fault-b' || pg_sleep(60)")).flush();
+    writer.q(&format!("{ON_S2} INSERT INTO audit SELECT 1, 'fault-b' FROM pg_sleep(60)")).flush();
     until(&h, 1, &running("fault-"), "2").await;
     h.cluster.primary_mut(1).kill9();
 

@@ -128,6 +128,8 @@ pub struct Template {
     pub class: Class,
     pub read_only: bool,
     pub effects: Vec<SessionEffect>,
+    /// the parser does not understand the text: if a server does not either, its error is the better one
+    pub unread: bool,
     goal: Goal,
     /// parameters that occur more than once in the text
     shared_params: Box<[u16]>,
@@ -254,6 +256,8 @@ impl Template {
             Goal::Single(shard, _) => Route::Single(*shard),
             Goal::Any(_) => Route::Any,
             Goal::Session => Route::Session,
+            // A server may know better what is wrong with it.
+            Goal::Tables(_) if self.unread => default,
             Goal::Tables(tables) => match &tables.refusal {
                 Some(error) => Route::Reject(error.clone()),
                 None if tables.always_spans() => Route::Reject(route::spans_always(tables, &snapshot.map)),
@@ -300,6 +304,7 @@ impl Template {
         let mut template = Template {
             read_only: matches!(class, Class::Empty | Class::Show(_)),
             effects: program::effects_of_text(&class, normalized),
+            unread: false,
             goal: Goal::Session,
             shared_params: program::shared_params(normalized).into(),
             normalized: normalized.into(),
@@ -353,14 +358,15 @@ impl Template {
             (
                 None,
                 Err(
-                    NotUnderstood::Syntax(error)
-                    | NotUnderstood::TooComplex(error)
-                    | NotUnderstood::Invalid(error),
+                    ref not @ (NotUnderstood::Syntax(ref error)
+                    | NotUnderstood::TooComplex(ref error)
+                    | NotUnderstood::Invalid(ref error)),
                 ),
             ) => {
+                self.unread = matches!(not, NotUnderstood::Syntax(_));
                 // The message quotes the text and counts its characters.
                 self.steering = Steering::whole(statement);
-                Goal::Tables(Tables { refusal: Some(error), ..Tables::default() })
+                Goal::Tables(Tables { refusal: Some(error.clone()), ..Tables::default() })
             }
         };
     }

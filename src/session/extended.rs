@@ -282,6 +282,14 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    if template.unread && matches!(route, Route::Reject(_)) {
+        // A server may have better words for what is wrong with the text.
+        send_deferred(s, None, &snapshot).await?;
+        s.drain().await?;
+        if s.run.skipping {
+            return Ok(());
+        }
+    }
     let shard = s.settle_route(route, &snapshot)?;
     s.enlist(shard, how(&template), &snapshot).await?;
     if s.run.skipping {
@@ -323,7 +331,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         let on = match shard {
             Some(shard) => shard,
             None => {
-                let route = prepared.template.describe_route(snapshot);
+                let route = describing(s, prepared, snapshot);
                 let on = describer(s, route, snapshot)?;
                 s.enlist(on, Enlist { describe_only: true, ..Enlist::default() }, snapshot).await?;
                 if s.run.skipping {
@@ -348,6 +356,20 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         s.run.push(pending);
     }
     Ok(())
+}
+
+/// The route of a description: of a hinted statement, where it would run.
+fn describing(s: &Session, prepared: &Prepared, snapshot: &Snapshot) -> Route {
+    let own = merged(&prepared.scan.hints, &s.hints);
+    let hints = own.as_ref().unwrap_or(&s.hints);
+    if !hints.is_empty() {
+        let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
+        let route = prepared.template.route(&statement, &Params::None, snapshot, &s.reading);
+        if let Route::Single(_) = route {
+            return route;
+        }
+    }
+    prepared.template.describe_route(snapshot)
 }
 
 /// Where a statement is described: a link that is at hand, if the plan does not say otherwise.
@@ -430,10 +452,11 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
         });
         return Ok(());
     }
-    let route = prepared.template.describe_route(&snapshot);
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    let Some(prepared) = s.extended.statements.get(&name) else { return Err(no_statement(&name).into()) };
+    let route = describing(s, prepared, &snapshot);
     let shard = describer(s, route, &snapshot)?;
     s.enlist(shard, Enlist { describe_only: true, ..Enlist::default() }, &snapshot).await?;
     if s.run.skipping {

@@ -169,13 +169,52 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     if s.txn.failed() {
         return Err(aborted().into());
     }
-    let shard = s.settle_route(route, snapshot)?;
+    let Some(shard) = settled(s, len, 0, &template, route, snapshot).await? else {
+        s.run.ready();
+        return Ok(());
+    };
     s.enlist(shard, how(&template), snapshot).await?;
     let pending = Pending::new(shard, Expect::Query)
         .writes(!template.read_only)
         .effect(pin(&template).then_some(Effect::Pin));
     forward(s, shard, len, pending);
     after(s, &template).await
+}
+
+/// The shard of a route. A statement that pgweir's parser does not understand is shown to a server first: if that one does not
+/// understand it either, the client has the server's error (`None`), else pgweir's refusal.
+async fn settled(
+    s: &mut Session,
+    len: usize,
+    piece: usize,
+    template: &Template,
+    route: Route,
+    snapshot: &Arc<Snapshot>,
+) -> Served<Option<ShardId>> {
+    if !(template.unread && matches!(route, Route::Reject(_))) {
+        return Ok(Some(s.settle_route(route, snapshot)?));
+    }
+    // Positions in the server's message count from the beginning of the client's.
+    let before = text_of(s, len)?.get(..s.scan.pieces[piece].span.start as usize).unwrap_or("");
+    let text = " ".repeat(before.chars().count()) + piece_text(s, len, piece)?;
+    let shard = s.txn.nearest().unwrap_or(snapshot.map.default_shard);
+    s.drain().await?;
+    s.enlist(shard, Enlist { describe_only: true, ..Enlist::default() }, snapshot).await?;
+    let errors = s.run.errors;
+    if let Some(p) = s.txn.participant(shard) {
+        let link = p.link();
+        link.statements.remove("");
+        frontend::parse(&mut link.output, b"", text.as_bytes(), &[]);
+        frontend::sync(&mut link.output);
+        link.outstanding += 1;
+    }
+    s.run.push(Pending::swallowed(shard, Expect::Parse));
+    s.run.push(Pending::swallowed(shard, Expect::Sync));
+    s.drain().await?;
+    if s.run.errors != errors {
+        return Ok(None);
+    }
+    Ok(Some(s.settle_route(route, snapshot)?))
 }
 
 /// How a statement of that template takes part.
@@ -232,7 +271,6 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let mut shard: Option<ShardId> = None;
     let mut together = !s.txn.failed();
     let (mut writes, mut apart, mut schema) = (false, false, false);
-    let mut refusal = None;
     for piece in 0..pieces {
         let (template, route) = planned(s, len, piece, snapshot).await?;
         match control::of(&template, piece_text(s, len, piece)?) {
@@ -248,8 +286,12 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                     Route::Single(on) if shard.is_none_or(|s| s == on) => shard = Some(on),
                     Route::Single(_) => together = false,
                     Route::Any | Route::Session => {}
-                    Route::Reject(e) => {
-                        refusal.get_or_insert(e);
+                    Route::Reject(_) => {
+                        // A syntax error anywhere keeps the whole message from running.
+                        if template.unread && settled(s, len, piece, &template, route, snapshot).await?.is_none() {
+                            s.run.ready();
+                            return Ok(());
+                        }
                         together = false;
                     }
                     Route::Miss { .. } => together = false,
@@ -325,7 +367,7 @@ async fn statement_of_many(
     if s.txn.failed() {
         return Err(aborted().into());
     }
-    let shard = s.settle_route(route, snapshot)?;
+    let Some(shard) = settled(s, len, piece, &template, route, snapshot).await? else { return Ok(()) };
     if !s.txn.in_block() {
         s.txn.open(Begin { text: "BEGIN".into(), one_snapshot: false, implicit: true });
     }
