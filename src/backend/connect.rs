@@ -58,7 +58,7 @@ impl Connector {
                 parameters: Default::default(),
                 status: 0,
                 outstanding: 0,
-                applied: None,
+                applied: Some(Arc::default()),
                 statements: Default::default(),
                 broken: false,
                 pinned: false,

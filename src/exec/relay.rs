@@ -396,7 +396,14 @@ impl Run {
                                 owed.push_back(Reply::Ready);
                             }
                         }
-                        _ => {
+                        // what stands behind it tells the client
+                        Expect::Injected => {}
+                        Expect::Parse
+                        | Expect::Bind
+                        | Expect::DescribeStatement
+                        | Expect::DescribePortal
+                        | Expect::Execute
+                        | Expect::Close => {
                             if !skip && !p.failed && p.show != Show::Silent {
                                 let mut out = BytesMut::new();
                                 error(&mut out);

@@ -288,7 +288,9 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                     Route::Any | Route::Session => {}
                     Route::Reject(_) => {
                         // A syntax error anywhere keeps the whole message from running.
-                        if template.unread && settled(s, len, piece, &template, route, snapshot).await?.is_none() {
+                        if template.unread
+                            && settled(s, len, piece, &template, route, snapshot).await?.is_none()
+                        {
                             s.run.ready();
                             return Ok(());
                         }
