@@ -209,8 +209,8 @@ const MULTIPLIER: u64 = 0xd6e8_feb8_6659_fd93;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Planner, Route};
     use super::*;
+    use crate::plan::{Planner, Route};
     use crate::sql::scan::{Hints, Scan};
     use std::path::Path;
 
@@ -311,7 +311,7 @@ mod tests {
         for text in ["/* pgweir: shard=b */ show x", "show x"] {
             scan.scan(text, true).expect("scans");
             let statement = Statement { text, scan: &scan, piece: 0, hints: &scan.hints };
-            let plan = planner.plan(&statement, &super::super::Params::None, &one, &public).expect("plans");
+            let plan = planner.plan(&statement, &crate::plan::Params::None, &one, &public).expect("plans");
             routes.push(plan.route);
         }
         assert!(matches!(routes[0], Route::Single(s) if s.0 == 1) && matches!(routes[1], Route::Any));
