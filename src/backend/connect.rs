@@ -54,7 +54,7 @@ impl Connector {
                 output: BytesMut::new(),
                 shard,
                 shard_name: shard_name.clone(),
-                cancel: CancelTarget { node: node.clone(), pid: 0, secret: Vec::new() },
+                cancel: Arc::new(CancelTarget { node: node.clone(), pid: 0, secret: Vec::new() }),
                 parameters: Default::default(),
                 status: 0,
                 outstanding: 0,

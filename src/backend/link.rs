@@ -39,7 +39,7 @@ pub struct Link {
     pub output: BytesMut,
     pub shard: ShardId,
     pub shard_name: Arc<str>,
-    pub cancel: CancelTarget,
+    pub cancel: Arc<CancelTarget>,
     /// ParameterStatus as last reported by the server (names as the server spells them)
     pub parameters: BTreeMap<String, String>,
     /// b'I', b'T' or b'E' from the last ReadyForQuery

@@ -80,8 +80,9 @@ pub(crate) async fn login(link: &mut Link, identity: &Identity, stretched: &Stre
                 let Ok(key) = BackendKeyData::parse(&message.body) else {
                     return Err(link.nonsense("a cancel key that is cut off"));
                 };
-                link.cancel.pid = key.pid;
-                link.cancel.secret = key.secret.to_vec();
+                let target = Arc::make_mut(&mut link.cancel);
+                target.pid = key.pid;
+                target.secret = key.secret.to_vec();
             }
             b'Z' => {
                 link.status = message.body.first().copied().unwrap_or(0);

@@ -3,8 +3,9 @@
 use crate::backend::link::CancelTarget;
 use crate::backend::pool::Backends;
 use dashmap::DashMap;
+use smallvec::SmallVec;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// All live sessions of this process.
 #[derive(Debug, Default)]
@@ -17,8 +18,10 @@ pub struct Registry {
 pub struct Entry {
     pub pid: i32,
     pub secret: Vec<u8>,
+    /// the servers of the session's database, once it has one
+    backends: OnceLock<Arc<Backends>>,
     /// links that run something for the session now
-    running: Mutex<Vec<(Arc<Backends>, CancelTarget)>>,
+    running: Mutex<SmallVec<[Arc<CancelTarget>; 2]>>,
 }
 
 /// Keeps a session registered; dropping it takes the session out.
@@ -38,7 +41,12 @@ impl Registry {
             if pid == 0 {
                 continue;
             }
-            let entry = Arc::new(Entry { pid, secret: secret.clone(), running: Mutex::default() });
+            let entry = Arc::new(Entry {
+                pid,
+                secret: secret.clone(),
+                backends: OnceLock::new(),
+                running: Mutex::default(),
+            });
             if let dashmap::Entry::Vacant(v) = self.sessions.entry(pid) {
                 v.insert(entry.clone());
                 return Registration { registry: self.clone(), entry };
@@ -54,8 +62,10 @@ impl Registry {
             return;
         }
         let running = entry.running.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        for (backends, target) in running {
-            backends.cancel(&target).await;
+        if let Some(backends) = entry.backends.get() {
+            for target in running {
+                backends.cancel(&target).await;
+            }
         }
     }
 
@@ -67,15 +77,6 @@ impl Registry {
     }
 }
 
-impl Entry {
-    pub fn starts(&self, backends: &Arc<Backends>, target: CancelTarget) {
-        self.running.lock().unwrap_or_else(|e| e.into_inner()).push((backends.clone(), target));
-    }
-    pub fn ends(&self, pid: i32) {
-        self.running.lock().unwrap_or_else(|e| e.into_inner()).retain(|(_, t)| t.pid != pid);
-    }
-}
-
 impl Drop for Registration {
     fn drop(&mut self) {
         self.registry.sessions.remove(&self.entry.pid);
@@ -84,15 +85,23 @@ impl Drop for Registration {
 
 /// Lets a session's transactions say what runs for it.
 pub struct Watch {
-    pub entry: Arc<Entry>,
-    pub backends: Arc<Backends>,
+    entry: Arc<Entry>,
+}
+
+impl Watch {
+    pub fn new(entry: Arc<Entry>, backends: Arc<Backends>) -> Self {
+        // A session has one database for life: a second call has nothing to change.
+        let _ = entry.backends.set(backends);
+        Watch { entry }
+    }
 }
 
 impl crate::txn::Running for Watch {
-    fn starts(&self, target: &CancelTarget) {
-        self.entry.starts(&self.backends, target.clone());
+    fn starts(&self, target: &Arc<CancelTarget>) {
+        self.entry.running.lock().unwrap_or_else(|e| e.into_inner()).push(target.clone());
     }
-    fn ends(&self, target: &CancelTarget) {
-        self.entry.ends(target.pid);
+    fn ends(&self, target: &Arc<CancelTarget>) {
+        let mut running = self.entry.running.lock().unwrap_or_else(|e| e.into_inner());
+        running.retain(|t| !Arc::ptr_eq(t, target));
     }
 }

@@ -109,7 +109,7 @@ pub async fn serve(
     backend::backend_key_data(client.put(), entry.pid, &entry.secret);
     backend::ready_for_query(client.put(), b'I');
     let pid = entry.pid;
-    let running = Arc::new(Watch { entry, backends: database.backends.clone() });
+    let running = Arc::new(Watch::new(entry, database.backends.clone()));
     let mut session = Session {
         client,
         pid,
@@ -133,10 +133,7 @@ pub async fn serve(
         tracing::debug!(peer, error = %e, "session ends");
         refuse(&mut session.client, e).await;
     }
-    let busy = session.txn.abandon();
-    for target in busy {
-        session.database.backends.cancel(&target).await;
-    }
+    session.txn.abandon();
     drop(registration);
 }
 

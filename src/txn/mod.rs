@@ -39,8 +39,8 @@ use std::time::Instant;
 
 /// Told which links run something for a session, so that a cancel request finds them. Implemented by the session's registry.
 pub trait Running: Send + Sync {
-    fn starts(&self, target: &CancelTarget);
-    fn ends(&self, target: &CancelTarget);
+    fn starts(&self, target: &Arc<CancelTarget>);
+    fn ends(&self, target: &Arc<CancelTarget>);
 }
 
 /// The client's view of its transaction.
@@ -485,16 +485,11 @@ impl Txn {
         }
     }
 
-    /// Links that are broken, and why the client's next statement would fail. The client is gone: everything is let go.
-    pub fn abandon(&mut self) -> SmallVec<[CancelTarget; 1]> {
-        let mut busy = SmallVec::new();
+    /// The client is gone: everything is let go. What still runs is cancelled by the pool that gets the link back.
+    pub fn abandon(&mut self) {
         for p in self.participants.drain(..) {
             self.running.ends(&p.lease.cancel);
-            if p.lease.outstanding > 0 {
-                busy.push(p.lease.cancel.clone());
-            }
         }
-        busy
     }
 
     pub fn backends(&self) -> &Arc<Backends> {
