@@ -163,6 +163,8 @@ async fn a_catalog_has_what_the_server_has() {
     assert_eq!(function("pg_catalog", "nextval"), (b'f', Volatility::Volatile, true, true));
     assert_eq!(function("pg_catalog", "pg_relation_size"), (b'f', Volatility::Volatile, true, true));
     assert_eq!(function("pg_catalog", "table_to_xml"), (b'f', Volatility::Stable, true, true));
+    assert_eq!(function("pg_catalog", "string_agg"), (b'a', Volatility::Immutable, true, false));
+    assert_eq!(function("pg_catalog", "rank").0, b'a', "a window function, too; the aggregate counts");
     assert!(!catalog.functions.contains_key(&name("pg_catalog", "lower")));
 
     let mood = catalog.types[&name("public", "mood")];

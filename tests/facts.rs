@@ -652,3 +652,55 @@ async fn rows_that_analysis_rules_out_do_not_matter() {
     assert!(tally.refused_by_postgres * 3 < tally.tried, "{tally:?}");
     assert!(tally.narrowed * 4 > tally.mentions && tally.deleted > 500, "{tally:?}");
 }
+
+/// What analysis makes of a condition inside EXISTS beside a call of that function: an aggregate gives a row of no
+/// rows, so the condition says nothing of `a` then.
+fn taken_for_an_aggregate(catalog: &Catalog, function: &str) -> bool {
+    let sql = format!(
+        "SELECT FROM r0 a WHERE EXISTS (SELECT pg_catalog.\"{function}\"(b.s) FROM r1 b WHERE a.k = 5)"
+    );
+    let mut scan = Scan::new();
+    scan.scan(&sql, true).unwrap();
+    let facts = analyse(&sql, &scan, 0, &Scope { catalog, search_path: &[Arc::from("public")] })
+        .unwrap_or_else(|e| panic!("{}: {sql}", e.error()));
+    facts.occurrences.iter().any(|o| &*o.table.name.name == "r0" && o.must == Cond::True)
+}
+
+/// The list of aggregates that serves without a server has those of the server that is here, and nothing else of it.
+#[tokio::test]
+async fn the_aggregates_of_postgres_are_known() {
+    let cluster = Cluster::start(Options::plain()).await.unwrap();
+    let client = cluster.primary(0).connect(&cluster.superuser.user, &cluster.databases[0]).await.unwrap();
+    let functions = client
+        .query(
+            "SELECT proname::text, bool_or(prokind = 'a') FROM pg_proc
+             WHERE pronamespace = 'pg_catalog'::regnamespace GROUP BY proname ORDER BY proname",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut catalog = Catalog::default();
+    for name in ["r0", "r1"] {
+        let t = table(name, oid::INT4, None);
+        catalog.tables.insert(t.name.clone(), Arc::new(t));
+    }
+    let mut aggregates = 0;
+    for row in &functions {
+        let (name, aggregate): (String, bool) = (row.get(0), row.get(1));
+        assert_eq!(taken_for_an_aggregate(&catalog, &name), aggregate, "{name}");
+        aggregates += usize::from(aggregate);
+    }
+    assert!(aggregates > 40 && functions.len() > 2000, "{aggregates} of {}", functions.len());
+    // a name that no list has is found in a catalog that was read from a server
+    assert!(!taken_for_an_aggregate(&catalog, "of_a_later_version"));
+    let name = QualifiedName { schema: "pg_catalog".into(), name: "of_a_later_version".into() };
+    let function = pgweir::catalog::Function {
+        name: name.clone(),
+        kind: b'a',
+        volatility: pgweir::catalog::Volatility::Immutable,
+        builtin: true,
+        may_read_tables: false,
+    };
+    catalog.functions.insert(name, Arc::new(function));
+    assert!(taken_for_an_aggregate(&catalog, "of_a_later_version"));
+}

@@ -76,7 +76,7 @@ select i.inhrelid, i.inhparent
 from pg_catalog.pg_inherits i
 order by i.inhparent, i.inhrelid, i.inhseqno;
 
--- functions: the users', and those of Postgres that are volatile or read tables.
+-- functions: the users', and those of Postgres that are volatile, read tables or aggregate.
 -- An aggregate is declared immutable whatever its parts are.
 with part(oid, fn) as (
     select g.aggfnoid::oid, f.fn
@@ -101,7 +101,8 @@ select n.nspname, s.proname, min(s.prokind),
     n.nspname = 'pg_catalog', bool_or(s.reads)
 from sum s join pg_catalog.pg_namespace n on n.oid = s.pronamespace
 group by n.nspname, s.proname
-having n.nspname <> 'pg_catalog' or bool_or(s.provolatile = 'v') or bool_or(s.reads and s.provolatile <> 'i');
+having n.nspname <> 'pg_catalog' or bool_or(s.prokind = 'a') or bool_or(s.provolatile = 'v')
+    or bool_or(s.reads and s.provolatile <> 'i');
 
 -- types of users, with the base type of a domain
 with recursive domain(oid, base) as (

@@ -116,7 +116,7 @@ pub struct Catalog {
     /// e.g. 150018
     pub server_version: u32,
     pub tables: HashMap<QualifiedName, Arc<Table>>,
-    /// functions outside pg_catalog, and those of pg_catalog that are volatile
+    /// functions outside pg_catalog, and those of pg_catalog that are volatile, may read tables or aggregate
     pub functions: HashMap<QualifiedName, Arc<Function>>,
     /// names of types outside pg_catalog -> (oid, base type oid of a domain or its own oid)
     pub types: HashMap<QualifiedName, (u32, u32)>,

@@ -5,8 +5,9 @@ use crate::catalog::{QualifiedName, Volatility};
 use crate::sql::facts::{FunctionUse, SessionEffect};
 use std::ops::Range;
 
-/// Aggregates of Postgres 15 to 18. One that is missing here would be taken for a plain function, which
-/// would be wrong; an ordinary function too many only loses a condition.
+/// Aggregates of Postgres 15 to 18, for catalogs that were not read from a server; one that was has them all. One
+/// that is missing here would be taken for a plain function, which would be wrong; an ordinary function too many
+/// only loses a condition.
 const AGGREGATES: &[&str] = &[
     "any_value",
     "array_agg",
@@ -172,10 +173,18 @@ fn listed(list: &[&str], name: &str) -> bool {
 impl Resolver<'_> {
     /// Whether a call by that name may be an aggregate.
     pub fn is_aggregate(&self, schema: Option<&str>, name: &str) -> bool {
-        if schema.is_none_or(|s| s == "pg_catalog") && AGGREGATES.contains(&name) {
+        if schema.is_none_or(|s| s == "pg_catalog")
+            && (AGGREGATES.contains(&name) || self.builtin(name).is_some_and(|f| f.kind == b'a'))
+        {
             return true;
         }
         self.functions(schema, name).any(|f| f.kind == b'a')
+    }
+
+    /// What a catalog that was read from a server says of a function of Postgres. Names in views' definitions are
+    /// looked up with no search path, and yet find these.
+    fn builtin(&self, name: &str) -> Option<&std::sync::Arc<crate::catalog::Function>> {
+        self.scope.catalog.functions.get(&QualifiedName { schema: "pg_catalog".into(), name: name.into() })
     }
 
     /// Functions outside pg_catalog that the call may reach.
@@ -232,11 +241,10 @@ impl Resolver<'_> {
         if name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_") {
             self.effect(SessionEffect::AdvisoryLock);
         }
-        self.facts.hidden_tables |= listed(MEASURING, name);
+        self.facts.hidden_tables |=
+            listed(MEASURING, name) || self.builtin(name).is_some_and(|f| f.may_read_tables);
         let reading = listed(READING, name);
-        let builtin = QualifiedName { schema: "pg_catalog".into(), name: name.into() };
-        let volatile =
-            self.scope.catalog.functions.get(&builtin).is_some_and(|f| f.volatility == Volatility::Volatile);
+        let volatile = self.builtin(name).is_some_and(|f| f.volatility == Volatility::Volatile);
         let changing = listed(CHANGING, name) || (volatile && !listed(HARMLESS, name));
         self.writes |= changing || reading;
         if volatile || changing || reading || listed(HARMLESS, name) {
