@@ -220,7 +220,11 @@ fn extended(h: &Harness, a: i64, b: i64) {
             let binary = k.unwrap().parse::<i64>().unwrap().to_be_bytes();
             t.extend(w.bb("", "get", &[Some(&binary)]).dp("").e("", 0).s().hear(1));
             t.extend(w.b("", "get", &[None]).e("", 0).s().hear(1));
-            t.extend(w.cs("get").s().hear(1));
+            // one binary parameter of undeclared type for two columns: the server has told its type
+            let join = "SELECT count(*) FROM accounts a, entries e WHERE a.id = $1 AND e.account_id = $1";
+            t.extend(w.p("join", join, &[]).ds("join").s().hear(1));
+            t.extend(w.bb("", "join", &[Some(&binary)]).e("", 0).s().hear(1));
+            t.extend(w.cs("join").cs("get").s().hear(1));
             t.extend(w.b("", "get", &[k]).e("", 0).s().hear(1));
             t.extend(w.p("", "DELETE FROM accounts WHERE id = $1", &[]).b("", "", &[k]).e("", 0).s().hear(1));
         }
@@ -377,6 +381,20 @@ fn settings(h: &Harness, a: i64, b: i64) {
                 "SELECT date '2020-02-01'",
                 "RESET ALL",
                 "SELECT date '2020-02-01'",
+                "SET default_transaction_isolation TO 'repeatable read'",
+                "BEGIN",
+                &on(a),
+                "SHOW transaction_isolation",
+                "COMMIT",
+                "BEGIN ISOLATION LEVEL READ COMMITTED",
+                &on(a),
+                &on(b),
+                "COMMIT",
+                "RESET default_transaction_isolation",
+                "BEGIN",
+                "SET CONSTRAINTS ALL DEFERRED",
+                &on(b),
+                "COMMIT",
                 "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
                 &format!("DELETE FROM accounts WHERE id = {b}"),
                 "RESET ALL",
@@ -409,4 +427,62 @@ fn errors(h: &Harness, a: i64) {
         );
         t
     });
+}
+
+/// What is refused because two shards are two databases, and what must stay true after the refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_leave_the_session_usable() {
+    let h = Harness::start(Setup::default()).await;
+    let (a, b) = on_both_shards(&h).await;
+    let mut w = Wire::connect(&h.url(), &[]).unwrap();
+    let refused = |heard: &[String]| heard.iter().any(|l| l.starts_with("error ERROR 0A000"));
+    // a second writer
+    ask(&mut w, "BEGIN");
+    assert!(!refused(&ask(&mut w, &format!("INSERT INTO accounts VALUES ({a}, 'x')"))));
+    let heard = ask(&mut w, &format!("INSERT INTO accounts VALUES ({b}, 'x')"));
+    assert!(refused(&heard) && heard.last().unwrap() == "ready E", "{heard:?}");
+    assert_eq!(ask(&mut w, "COMMIT"), ["complete ROLLBACK", "ready I"]);
+    let count =
+        |w: &mut Wire, k: i64| ask(w, &format!("SELECT count(*) FROM accounts WHERE id = {k}"))[1].clone();
+    assert_eq!((count(&mut w, a), count(&mut w, b)), ("row 0".into(), "row 0".into()));
+    // a savepoint brings the block back
+    ask(&mut w, "BEGIN");
+    ask(&mut w, &format!("INSERT INTO accounts VALUES ({a}, 'x')"));
+    ask(&mut w, "SAVEPOINT s");
+    assert!(refused(&ask(&mut w, &format!("INSERT INTO accounts VALUES ({b}, 'x')"))));
+    assert_eq!(ask(&mut w, "ROLLBACK TO s"), ["complete ROLLBACK", "ready T"]);
+    assert_eq!(ask(&mut w, "COMMIT"), ["complete COMMIT", "ready I"]);
+    assert_eq!((count(&mut w, a), count(&mut w, b)), ("row 1".into(), "row 0".into()));
+    // one snapshot does not span shards, named or by default
+    for begin in ["BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN"] {
+        ask(&mut w, "SET default_transaction_isolation TO 'serializable'");
+        ask(&mut w, begin);
+        assert!(!refused(&ask(&mut w, &format!("SELECT 1 FROM accounts WHERE id = {a}"))));
+        assert!(refused(&ask(&mut w, &format!("SELECT 1 FROM accounts WHERE id = {b}"))), "{begin}");
+        ask(&mut w, "ROLLBACK");
+    }
+    ask(&mut w, "RESET ALL");
+    // a write in one Sync group that pgweir refuses later in the group is undone
+    let (ka, kb) = (a.to_string(), b.to_string());
+    w.p("", "DELETE FROM accounts WHERE id = $1", &[]).b("", "", &[Some(&ka)]).e("", 0);
+    w.p("", "DELETE FROM accounts WHERE id = $1", &[]).b("", "", &[Some(&kb)]).e("", 0);
+    let heard = w.s().hear(1);
+    assert!(refused(&heard) && heard.last().unwrap() == "ready I", "{heard:?}");
+    assert_eq!(count(&mut w, a), "row 1");
+    // rows of two shards in one INSERT, a NULL key, no key: refused, nothing stored
+    for insert in [
+        format!("INSERT INTO accounts VALUES ({}, 'x'), ({b}, 'y')", a + 1000),
+        "INSERT INTO accounts VALUES (NULL, 'x')".into(),
+        "INSERT INTO accounts (owner) VALUES ('x')".into(),
+        "INSERT INTO accounts VALUES ((random() * 100)::int, 'x')".into(),
+    ] {
+        let heard = ask(&mut w, &insert);
+        assert!(heard[0].starts_with("error ERROR"), "{insert}: {heard:?}");
+    }
+    for shard in 0..2 {
+        let rows =
+            h.cluster.ask(shard, "SELECT count(*)::text FROM accounts WHERE owner IN ('x', 'y')").await;
+        let rows = rows.unwrap().unwrap();
+        assert!(rows == "0" || rows == "1", "{rows}");
+    }
 }

@@ -255,7 +255,14 @@ impl Run {
                 self.replies.pop_front();
                 seen
             }
-            (Expect::DescribeStatement, b't') => seen,
+            (Expect::DescribeStatement, b't') => {
+                if let (Some(described), Ok(p)) =
+                    (&head.described, backend::ParameterDescription::parse(body))
+                {
+                    described.get_or_init(|| p.types.iter().collect());
+                }
+                seen
+            }
             (Expect::Query | Expect::Sync, b'Z') => {
                 let (show, failed) = (head.show, head.failed);
                 self.replies.pop_front();

@@ -30,7 +30,12 @@ pub struct Pending {
     pub writes: bool,
     /// of a Parse: what is true once it has completed
     pub parse: Option<Box<ParseNote>>,
+    /// of a description: filled with the statement's parameter types
+    pub described: Option<Described>,
 }
+
+/// Types of a statement's parameters, once a server has told them.
+pub type Described = std::sync::Arc<std::sync::OnceLock<Box<[u32]>>>;
 
 /// A Parse that was sent.
 #[derive(Debug)]
@@ -81,6 +86,7 @@ impl Pending {
             failed: false,
             writes: false,
             parse: None,
+            described: None,
         }
     }
     pub fn swallowed(from: ShardId, expect: Expect) -> Self {

@@ -8,10 +8,11 @@ use crate::backend::pool::PoolKey;
 use crate::error::{Error, Result, SqlState};
 use crate::plan::Reading;
 use crate::session::client::Client;
+use crate::session::control::asks_for_one_snapshot;
 use crate::session::database::Database;
 use crate::sql::scan::Hints;
 use crate::txn::inject;
-use crate::txn::settings::{List, Settings, identifier_list, start_statement};
+use crate::txn::settings::{CHARACTERISTICS, List, Settings, identifier_list, start_statement};
 use crate::wire::backend::{DataRow, ErrorFields, ParameterStatus};
 use crate::wire::frame::{self, Limits};
 use crate::wire::frontend;
@@ -44,6 +45,8 @@ pub struct Baseline {
     pub reported: BTreeMap<String, String>,
     /// SHOW search_path
     search_path: String,
+    /// SHOW default_transaction_isolation
+    isolation: String,
 }
 
 impl Baseline {
@@ -76,6 +79,13 @@ impl Baseline {
             date_style: value("DateStyle").unwrap_or("ISO, MDY").into(),
             time_zone: value("TimeZone").unwrap_or("UTC").into(),
         }
+    }
+
+    /// Whether a block that names no isolation level has one snapshot, under what the session has set.
+    pub fn one_snapshot(&self, settings: &Settings) -> bool {
+        let names = ["default_transaction_isolation", CHARACTERISTICS];
+        let last = settings.list().iter().rev().find(|(n, _)| names.contains(&&**n));
+        asks_for_one_snapshot(last.map_or(&self.isolation, |(_, statement)| statement))
     }
 
     fn value(&self, name: &str) -> Option<&str> {
@@ -240,11 +250,11 @@ async fn ask(
     let pool = database.backends.pool(&PoolKey { shard, user: user.clone() })?;
     let mut lease = pool.acquire(deadline).await?;
     let timeout = deadline.saturating_duration_since(Instant::now());
-    let answer = tokio::time::timeout(timeout, show_search_path(&mut lease, settings)).await;
+    let answer = tokio::time::timeout(timeout, show(&mut lease, settings)).await;
     match answer {
-        Ok(Ok(search_path)) => {
+        Ok(Ok([search_path, isolation])) => {
             lease.applied = Some(settings.list().clone());
-            Ok(Baseline { reported: lease.parameters.clone(), search_path })
+            Ok(Baseline { reported: lease.parameters.clone(), search_path, isolation })
         }
         Ok(Err(e)) => {
             lease.applied = None;
@@ -257,16 +267,17 @@ async fn ask(
     }
 }
 
-/// Brings a link to `settings` and reads its effective search_path.
-async fn show_search_path(link: &mut Link, settings: &Settings) -> Result<String> {
+/// Brings a link to `settings` and reads its search_path and its default isolation level.
+async fn show(link: &mut Link, settings: &Settings) -> Result<[String; 2]> {
     for statement in settings.difference(link.applied.as_ref()) {
         inject(&mut link.output, &statement);
     }
     inject(&mut link.output, "SHOW search_path");
+    inject(&mut link.output, "SHOW default_transaction_isolation");
     frontend::sync(&mut link.output);
     link.outstanding += 1;
     link.statements.remove("");
-    let mut path = String::new();
+    let mut shown = Vec::with_capacity(2);
     let mut error = None;
     loop {
         let header = match frame::header(&link.input, &Limits::SERVER)? {
@@ -294,7 +305,7 @@ async fn show_search_path(link: &mut Link, settings: &Settings) -> Result<String
         match header.tag {
             b'D' => {
                 if let Some(Some(value)) = DataRow::parse(body)?.iter().next() {
-                    path = String::from_utf8_lossy(value).into_owned();
+                    shown.push(String::from_utf8_lossy(value).into_owned());
                 }
             }
             b'S' => {
@@ -323,7 +334,7 @@ async fn show_search_path(link: &mut Link, settings: &Settings) -> Result<String
         if done {
             return match error {
                 Some(e) => Err(e),
-                None => Ok(path),
+                None => shown.try_into().map_err(|_| Error::internal("a server does not show its settings")),
             };
         }
     }

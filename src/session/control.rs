@@ -58,6 +58,10 @@ pub fn of(template: &Template, text: &str) -> Option<Control> {
             statement: text.into(),
             one_snapshot: asks_for_one_snapshot(text),
         }),
+        // holds to the end of the block as well, on shards that join too
+        Class::SetConstraints => {
+            Control::Set(Effect::Characteristics { statement: text.into(), one_snapshot: false })
+        }
         Class::Reset(Some(name)) => {
             Control::Set(Effect::Set { name: name.as_str().into(), statement: None, local: false })
         }
@@ -70,11 +74,11 @@ pub fn of(template: &Template, text: &str) -> Option<Control> {
 
 fn begin(modes: &Modes, text: &str) -> Begin {
     let one_snapshot = matches!(modes.isolation, Some(Isolation::RepeatableRead | Isolation::Serializable));
-    Begin { text: text.into(), one_snapshot, implicit: false }
+    Begin { text: text.into(), one_snapshot, default_isolation: modes.isolation.is_none(), implicit: false }
 }
 
 /// SET TRANSACTION ISOLATION LEVEL REPEATABLE READ or SERIALIZABLE, or a snapshot that was exported.
-fn asks_for_one_snapshot(text: &str) -> bool {
+pub(super) fn asks_for_one_snapshot(text: &str) -> bool {
     let upper = text.to_ascii_uppercase();
     ["REPEATABLE", "SERIALIZABLE", "SNAPSHOT"].iter().any(|w| upper.contains(w))
 }

@@ -177,6 +177,7 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         number,
         text: text.into(),
         types,
+        described: Default::default(),
         scan,
         template,
         reading_version: s.reading_version,
@@ -239,7 +240,8 @@ async fn routed(
         }
         let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
         let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
-        let params = Params::Bound { types: &prepared.types, formats: &view.formats, values: &view.values };
+        let types = prepared.described.get().unwrap_or(&prepared.types);
+        let params = Params::Bound { types, formats: &view.formats, values: &view.values };
         let route = prepared.template.route(&statement, &params, snapshot, &s.reading);
         let template = prepared.template.clone();
         match route {
@@ -467,7 +469,9 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     ensure(s, shard, &name);
     if let (Some(prepared), Some(p)) = (s.extended.statements.get(&name), s.txn.participant(shard)) {
         frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
-        s.run.push(Pending::new(shard, Expect::DescribeStatement));
+        let mut pending = Pending::new(shard, Expect::DescribeStatement);
+        pending.described = Some(prepared.described.clone());
+        s.run.push(pending);
     }
     Ok(())
 }

@@ -127,6 +127,8 @@ pub async fn serve(
         user,
         database,
     };
+    let default_one_snapshot = session.baseline.one_snapshot(&session.txn.effective());
+    session.txn.set_default_one_snapshot(default_one_snapshot);
     tracing::debug!(peer, protocol, user = %session.user, "session begins");
     let end = session.run(&mut shutdown).await;
     if let Gone::Fatal(e) = &end {
@@ -315,6 +317,7 @@ impl Session {
             let effective = self.txn.effective();
             self.reading = self.baseline.reading_with(&self.user, &effective, &self.client);
             self.hints = baseline::hints(&effective);
+            self.txn.set_default_one_snapshot(self.baseline.one_snapshot(&effective));
         }
         self.database.current()
     }

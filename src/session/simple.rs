@@ -371,7 +371,12 @@ async fn statement_of_many(
     }
     let Some(shard) = settled(s, len, piece, &template, route, snapshot).await? else { return Ok(()) };
     if !s.txn.in_block() {
-        s.txn.open(Begin { text: "BEGIN".into(), one_snapshot: false, implicit: true });
+        s.txn.open(Begin {
+            text: "BEGIN".into(),
+            one_snapshot: false,
+            default_isolation: true,
+            implicit: true,
+        });
     }
     s.enlist(shard, how(&template), snapshot).await?;
     let pending = Pending::new(shard, Expect::Query)

@@ -5,6 +5,7 @@
 //! when it analyses it must not be shared (HAZARDS 1): settings are part of the identity, and a text with a string
 //! literal, which may become a date or a regclass, belongs to its session alone.
 
+use crate::exec::reply::Described;
 use crate::plan::Template;
 use crate::sql::scan::{LiteralClass, Scan};
 use crate::txn::settings::List;
@@ -91,7 +92,10 @@ pub struct Prepared {
     /// tells statements apart that have the same name on a server (only the unnamed one has)
     pub number: u64,
     pub text: Box<str>,
+    /// of the parameters, as the client declared them
     pub types: Box<[u32]>,
+    /// the same as a server describes them, if the client has asked
+    pub described: Described,
     pub scan: Scan,
     pub template: Arc<Template>,
     /// the session's settings that the template was made under

@@ -61,6 +61,8 @@ pub struct Begin {
     pub text: Box<str>,
     /// one snapshot for the whole transaction: REPEATABLE READ or SERIALIZABLE
     pub one_snapshot: bool,
+    /// no isolation level was named: the session's default holds
+    pub default_isolation: bool,
     /// made by pgweir around the statements of one simple message, not by the client
     pub implicit: bool,
 }
@@ -126,6 +128,8 @@ pub struct Txn {
     participants: SmallVec<[Participant; 1]>,
     journal: Journal,
     settings: Settings,
+    /// what a block that names no isolation level gets: one snapshot for all of it
+    default_one_snapshot: bool,
     /// rises whenever effective settings may have changed
     settings_version: u64,
 }
@@ -145,6 +149,7 @@ impl Txn {
             participants: SmallVec::new(),
             journal: Journal::default(),
             settings,
+            default_one_snapshot: false,
             settings_version: 0,
         }
     }
@@ -188,8 +193,9 @@ impl Txn {
     }
 
     /// A block opens, in words only: no shard hears of it before the first statement.
-    pub fn open(&mut self, begin: Begin) {
+    pub fn open(&mut self, mut begin: Begin) {
         debug_assert!(self.block == Block::None);
+        begin.one_snapshot |= begin.default_isolation && self.default_one_snapshot;
         self.block = Block::Open(begin);
     }
 
@@ -234,6 +240,11 @@ impl Txn {
             }
             !p.link_ref().pinned
         });
+    }
+
+    /// The session's default isolation level is REPEATABLE READ or SERIALIZABLE.
+    pub fn set_default_one_snapshot(&mut self, yes: bool) {
+        self.default_one_snapshot = yes;
     }
 
     /// An error reached the client. Inside a block nothing more is accepted.
@@ -329,7 +340,7 @@ impl Txn {
         match effect {
             Effect::Begin(begin) => {
                 if self.block == Block::None {
-                    self.block = Block::Open(begin.clone());
+                    self.open(begin.clone());
                     if let Some(p) = shard.and_then(|s| self.participant(s)) {
                         p.began = true;
                     }
@@ -443,7 +454,12 @@ impl Txn {
             }
             (Block::None, b'T' | b'E') => {
                 // Opened by a BEGIN inside a longer message; its words are not kept, READ COMMITTED's rules are.
-                let begin = Begin { text: "BEGIN".into(), one_snapshot: true, implicit: false };
+                let begin = Begin {
+                    text: "BEGIN".into(),
+                    one_snapshot: true,
+                    default_isolation: false,
+                    implicit: false,
+                };
                 p.began = true;
                 self.block = if status == b'T' { Block::Open(begin) } else { Block::Failed(begin) };
             }
