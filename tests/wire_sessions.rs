@@ -486,3 +486,19 @@ async fn refusals_leave_the_session_usable() {
         assert!(rows == "0" || rows == "1", "{rows}");
     }
 }
+
+/// A refusal in the simple protocol concerns no group of extended messages: it once undid the writes of the next one,
+/// which had been acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_simple_statement_undoes_nothing() {
+    let h = Harness::start(Setup::default()).await;
+    let mut w = Wire::connect(&h.url(), &[]).unwrap();
+    let refused = ask(&mut w, "SELECT * FROM accounts");
+    assert!(refused[0].starts_with("error ERROR 0A000"), "{refused:?}");
+    let wrote = w.p("", "INSERT INTO accounts (id) VALUES (1)", &[]).b("", "", &[]).e("", 0).s().hear(1);
+    assert_eq!(wrote[2..], ["complete INSERT 0 1", "ready I"]);
+    assert_eq!(
+        ask(&mut w, "SELECT id FROM accounts WHERE id = 1")[1..],
+        ["row 1", "complete SELECT 1", "ready I"]
+    );
+}

@@ -290,11 +290,6 @@ impl Session {
         .await
     }
 
-    /// An error of pgweir's own went to the client.
-    pub(super) fn count_error(&mut self) {
-        self.extended.refused = true;
-    }
-
     /// Waits until all replies are in, asking the servers for those that they hold back until a Sync.
     pub(super) async fn drain(&mut self) -> Result<(), Gone> {
         if self.run.is_idle() {

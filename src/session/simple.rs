@@ -49,7 +49,6 @@ pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
 fn fail(s: &mut Session, e: &Error) {
     s.run.error(e);
     s.txn.fail();
-    s.count_error();
 }
 
 /// FunctionCall: the function is named by an OID, its arguments say nothing of keys.
