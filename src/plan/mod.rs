@@ -31,8 +31,10 @@
 //!   and never keeps an old one alive.
 //! - *The default shard* answers what belongs to no shard and yet must be in one place: notifications, advisory locks,
 //!   sequences, unlisted and unknown tables. So two sessions meet there.
-//! - *Catalog queries* go to any shard. Sizes and statistics in them are those of one shard: `\dt+` shows what that shard's
-//!   tables occupy. Sizes of tables that a statement names are refused.
+//! - *Catalog queries* go to the default shard ([`Route::Catalogs`]): OIDs that one query returns are put into the next one, and
+//!   each shard has its own. Sizes and statistics in them are that shard's: `\dt+` shows what its tables occupy; a sum would need
+//!   every size function rewritten, and a refusal would break every client that lists tables. Sizes of tables that a statement
+//!   names are refused. A query that the parser does not read but that names nothing of the user's is a catalog query, too.
 //!
 //! # Where to look when it breaks
 //!
@@ -99,8 +101,11 @@ pub enum Params<'a> {
 #[derive(Debug, Clone)]
 pub enum Route {
     Single(ShardId),
-    /// Any one shard can answer (no tables, reference tables read, catalogs): prefer a link already held, else the default shard.
+    /// Any one shard can answer (no tables, reference tables read): prefer a link already held, else the default shard.
     Any,
+    /// The catalogs answer: the default shard, whose OIDs are those that clients know, whatever else is held. Only a
+    /// block that has its one snapshot on another shard stays there.
+    Catalogs,
     /// The same statement on every shard that the session holds or will hold: SET and the like.
     Session,
     /// A directory entry must be fetched first, then route again.
@@ -255,6 +260,7 @@ impl Template {
         match &self.goal {
             Goal::Single(shard, _) => Route::Single(*shard),
             Goal::Any(_) => Route::Any,
+            Goal::Catalogs => Route::Catalogs,
             Goal::Session => Route::Session,
             // A server may know better what is wrong with it.
             Goal::Tables(_) if self.unread => default,
@@ -263,6 +269,7 @@ impl Template {
                 None if tables.always_spans() => Route::Reject(route::spans_always(tables, &snapshot.map)),
                 None => match tables.pinned.single() {
                     Some(shard) => Route::Single(shard),
+                    None if tables.sharded.is_empty() && tables.catalogs => Route::Catalogs,
                     None if tables.sharded.is_empty() => Route::Any,
                     None => default,
                 },
@@ -344,6 +351,17 @@ impl Template {
         }
         self.goal = match (only, facts) {
             (Some(only), _) => Goal::Single(only, ONE_SHARD),
+            (None, Err(NotUnderstood::Syntax(_)))
+                if utility::reads_only_catalogs(
+                    &self.class,
+                    statement,
+                    snapshot,
+                    &self.reading.search_path,
+                ) =>
+            {
+                self.read_only = true;
+                Goal::Catalogs
+            }
             // The cursor is on a link that the session holds; a link that lacks it says so (34000).
             (None, Ok(facts)) if facts.current_of.is_some() => {
                 match program::key_is_assigned(&facts, snapshot) {

@@ -11,8 +11,8 @@ use crate::wire::values::KeyType;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
-/// Why a catalog query may go anywhere.
-const CATALOGS: &str = "the catalogs are alike on every shard";
+/// Why a catalog query goes where it goes.
+pub(super) const CATALOGS: &str = "catalogs are read on the default shard";
 
 /// Where a statement goes, up to the values of its literals and parameters.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) enum Goal {
     /// One shard, whatever the values are.
     Single(ShardId, &'static str),
     Any(&'static str),
+    /// Nothing but catalogs is read.
+    Catalogs,
     Session,
     /// The tables decide.
     Tables(Tables),
@@ -36,8 +38,10 @@ pub(super) struct Tables {
     pub pinned_names: Vec<(ShardId, String)>,
     /// A function declared shard-local is called: some table or hint has to say which shard is meant.
     pub local_function: Option<String>,
-    /// Reads reference tables or catalogs: any shard has them.
+    /// Reads reference tables or nothing: any shard will do.
     pub anywhere: &'static str,
+    /// Reads catalogs, or names objects whose OIDs differ from shard to shard.
+    pub catalogs: bool,
 }
 
 /// A mention of a sharded table.
@@ -130,13 +134,11 @@ pub(super) fn tables(
 ) -> Tables {
     let map = &*snapshot.map;
     let mut out = Tables { anywhere: "no table is read", ..Tables::default() };
-    if facts.catalogs {
-        out.anywhere = CATALOGS;
-    }
+    out.catalogs = facts.catalogs || facts.hidden_tables;
     for occurrence in &facts.occurrences {
         let table = &occurrence.table;
         if is_system(&table.name.schema) {
-            out.anywhere = CATALOGS;
+            out.catalogs = true;
             continue;
         }
         let rule = match effective_rule(table, snapshot) {

@@ -1,6 +1,6 @@
 //! Runs a route program: constants in, a route out. The hot path of every statement.
 
-use super::program::{Goal, KeyColumn, NewColumn, NewRow, Node, Rows, Sharded, Tables, Value};
+use super::program::{CATALOGS, Goal, KeyColumn, NewColumn, NewRow, Node, Rows, Sharded, Tables, Value};
 use super::value::{Doubt, Fit, Inputs};
 use super::{Explanation, Route, refuse};
 use crate::error::Error;
@@ -59,6 +59,10 @@ impl<'a> Evaluation<'a> {
                 self.because(|| (*why).to_owned(), &ShardSet::empty());
                 Route::Any
             }
+            Goal::Catalogs => {
+                self.because(|| CATALOGS.to_owned(), &ShardSet::of(self.map.default_shard));
+                Route::Catalogs
+            }
             Goal::Session => {
                 self.because(|| "the session's own state".to_owned(), &ShardSet::empty());
                 Route::Session
@@ -90,6 +94,7 @@ impl<'a> Evaluation<'a> {
             (Some(shard), _) => Route::Single(shard),
             (None, true) => match &tables.local_function {
                 Some(name) => Route::Reject(refuse::local_function_without_shard(name)),
+                None if tables.catalogs => Route::Catalogs,
                 None => Route::Any,
             },
             (None, false) => Route::Reject(self.spanning(tables, &target)),
@@ -111,6 +116,7 @@ impl<'a> Evaluation<'a> {
             Route::Single(_) => "all keys are on one shard".to_owned(),
             Route::Any if tables.sharded.is_empty() => tables.anywhere.to_owned(),
             Route::Any => "no row can match".to_owned(),
+            Route::Catalogs => CATALOGS.to_owned(),
             Route::Reject(error) => error.message().to_owned(),
             Route::Session | Route::Miss { .. } => String::new(),
         }

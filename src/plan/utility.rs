@@ -6,10 +6,12 @@
 use super::{Snapshot, Statement, refuse};
 use crate::catalog::{QualifiedName, Table};
 use crate::error::Error;
-use crate::sql::analyse::{NotUnderstood, Scope, analyse, analyse_from};
+use crate::shards::ShardMap;
+use crate::sql::analyse::{self, NotUnderstood, Scope, analyse, analyse_from};
 use crate::sql::class::Class;
 use crate::sql::facts::{Access, Cond, Facts, FunctionUse, Occurrence};
 use crate::sql::lex::{Kind, Lexer, Token};
+use crate::sql::scan::{Literal, LiteralClass};
 use crate::sql::utility::{Name, copy_target, tables_named};
 use std::sync::Arc;
 
@@ -188,6 +190,38 @@ fn called(statement: &Statement<'_>, scope: &Scope<'_>) -> Result<Facts, NotUnde
         }],
         ..Facts::default()
     })
+}
+
+/// A query that the parser does not read, and that yet cannot concern any table of the user's.
+pub(super) fn reads_only_catalogs(
+    class: &Class,
+    statement: &Statement<'_>,
+    snapshot: &Snapshot,
+    search_path: &[Arc<str>],
+) -> bool {
+    let map = &*snapshot.map;
+    let listed = |schema: Option<&str>, name: &str| match schema {
+        Some(schema) => is_listed(map, schema, name),
+        None => search_path.iter().any(|schema| is_listed(map, schema, name)),
+    };
+    let backslashes = |l: &Literal| {
+        l.class == LiteralClass::Escape
+            && statement.text.as_bytes().get(l.span.start as usize) == Some(&b'\'')
+    };
+    matches!(class, Class::Query | Class::Explain { .. })
+        && !statement.literals().iter().any(backslashes)
+        && analyse::reads_only_catalogs(
+            statement.text,
+            statement.piece(),
+            &Scope { catalog: &snapshot.catalog, search_path },
+            listed,
+        )
+        && !measures_named_table(statement, true)
+}
+
+fn is_listed(map: &ShardMap, schema: &str, name: &str) -> bool {
+    map.schema_rule(schema).is_some()
+        || map.tables.contains_key(&QualifiedName { schema: schema.into(), name: name.into() })
 }
 
 /// Functions of sizes and places whose argument is not simply a column of a catalog: `pg_table_size('orders')`.

@@ -322,6 +322,7 @@ impl Session {
         match route {
             Route::Single(shard) => Ok(shard),
             Route::Any | Route::Session => Ok(self.txn.nearest().unwrap_or(snapshot.map.default_shard)),
+            Route::Catalogs => Ok(self.txn.snapshot_on().unwrap_or(snapshot.map.default_shard)),
             Route::Reject(e) => Err(e),
             Route::Miss { .. } => Err(Error::internal("a directory entry was fetched and is still missing")),
         }

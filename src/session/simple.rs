@@ -180,7 +180,7 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     after(s, &template).await
 }
 
-/// The shard of a route. A statement that pgweir's parser does not understand is shown to a server first: if that one does not
+/// The shard of a route. A statement that is going to be refused is shown to a server first: if that one does not
 /// understand it either, the client has the server's error (`None`), else pgweir's refusal.
 async fn settled(
     s: &mut Session,
@@ -190,12 +190,23 @@ async fn settled(
     route: Route,
     snapshot: &Arc<Snapshot>,
 ) -> Served<Option<ShardId>> {
-    if !(template.unread && matches!(route, Route::Reject(_))) {
+    // Postgres finds wrong names and values before it looks for rows, and can say where they stand.
+    let queries =
+        matches!(template.class, Class::Query | Class::Insert | Class::Update | Class::Delete | Class::Merge);
+    if !((template.unread || queries) && matches!(route, Route::Reject(_))) {
         return Ok(Some(s.settle_route(route, snapshot)?));
     }
     // Positions in the server's message count from the beginning of the client's.
-    let before = text_of(s, len)?.get(..s.scan.pieces[piece].span.start as usize).unwrap_or("");
-    let text = " ".repeat(before.chars().count()) + piece_text(s, len, piece)?;
+    let span = s.scan.pieces[piece].span.clone();
+    let before = text_of(s, len)?.get(..span.start as usize).unwrap_or("");
+    let behind = text_of(s, len)?.get(span.end as usize..).unwrap_or("");
+    let mut text = " ".repeat(before.chars().count()) + piece_text(s, len, piece)?;
+    // the error of a statement that breaks off is at its semicolon
+    if let Some(semicolon) =
+        behind.find(|c: char| !c.is_whitespace()).filter(|at| behind[*at..].starts_with(';'))
+    {
+        text.push_str(&behind[..=semicolon]);
+    }
     let shard = s.txn.nearest().unwrap_or(snapshot.map.default_shard);
     s.drain().await?;
     s.enlist(shard, Enlist { describe_only: true, ..Enlist::default() }, snapshot).await?;
@@ -281,10 +292,14 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 writes |= how.writes;
                 apart |= how.apart;
                 schema |= matches!(template.class, Class::Ddl { .. });
+                let route = match route {
+                    Route::Catalogs => Route::Single(s.settle_route(route, snapshot)?),
+                    route => route,
+                };
                 match route {
                     Route::Single(on) if shard.is_none_or(|s| s == on) => shard = Some(on),
                     Route::Single(_) => together = false,
-                    Route::Any | Route::Session => {}
+                    Route::Any | Route::Session | Route::Catalogs => {}
                     Route::Reject(_) => {
                         // A syntax error anywhere keeps the whole message from running.
                         if template.unread

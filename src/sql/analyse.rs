@@ -32,6 +32,7 @@ mod rel;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tokens;
 mod write;
 
 use crate::catalog::Catalog;
@@ -46,6 +47,8 @@ use sqlparser::ast::Statement;
 use std::ops::Range;
 use std::sync::Arc;
 use text::{Text, too_complex};
+
+pub use tokens::reads_only_catalogs;
 
 /// Nesting that is given to the parser; the scanner's count.
 const MAX_DEPTH: u32 = 200;

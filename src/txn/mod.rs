@@ -187,6 +187,15 @@ impl Txn {
     pub fn shards(&self) -> SmallVec<[ShardId; 2]> {
         self.participants.iter().map(|p| p.shard).collect()
     }
+    /// The shard that holds the snapshot of a block that has only one.
+    pub fn snapshot_on(&self) -> Option<ShardId> {
+        match &self.block {
+            Block::Open(Begin { one_snapshot: true, .. }) => {
+                self.participants.iter().find(|p| p.began).map(|p| p.shard)
+            }
+            _ => None,
+        }
+    }
     /// Shards where BEGIN was sent.
     pub fn began(&self) -> SmallVec<[ShardId; 2]> {
         self.participants.iter().filter(|p| p.began).map(|p| p.shard).collect()

@@ -146,6 +146,27 @@ impl Harness {
         connect(&self.oracle_url()).await.unwrap()
     }
 
+    /// Two keys of accounts that [`MAP`] puts on different shards.
+    pub fn keys_on_both_shards(&self) -> (i64, i64) {
+        let first = self.shard_of(1);
+        let other = (2..200).find(|key| self.shard_of(*key) != first);
+        (1, other.unwrap_or_else(|| panic!("all keys are on {first}")))
+    }
+
+    /// The shard that the planner finds for a key of accounts.
+    pub fn shard_of(&self, key: i64) -> String {
+        let out = std::process::Command::new(program())
+            .args(["route", "--json", "--map"])
+            .arg(self.map_file())
+            .arg(format!("SELECT * FROM accounts WHERE id = {key}"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        let json: serde_json::Value = serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("{e}: {text} {}", out.stderr.escape_ascii()));
+        json["shards"][0].as_str().unwrap().to_owned()
+    }
+
     /// What the proxy has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.proxy.log).unwrap_or_default()

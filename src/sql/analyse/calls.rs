@@ -170,6 +170,16 @@ fn listed(list: &[&str], name: &str) -> bool {
     })
 }
 
+/// Whether a built-in function of that name changes something or reads tables that its arguments name.
+pub fn changes_or_reads(name: &str) -> bool {
+    listed(CHANGING, name) || listed(READING, name)
+}
+
+/// Whether a volatile built-in function of that name only computes.
+pub fn is_harmless(name: &str) -> bool {
+    listed(HARMLESS, name)
+}
+
 impl Resolver<'_> {
     /// Whether a call by that name may be an aggregate.
     pub fn is_aggregate(&self, schema: Option<&str>, name: &str) -> bool {
