@@ -502,3 +502,29 @@ async fn a_refused_simple_statement_undoes_nothing() {
         ["row 1", "complete SELECT 1", "ready I"]
     );
 }
+
+/// A group that pgweir refuses half-way is rolled back, and with it the settings that were put in front of it: the
+/// link must not count as having them.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_an_undone_group_do_not_leak() {
+    let h = Harness::start(Setup { settings: &["database.app.pool_size=1"], ..Setup::default() }).await;
+    let mut german = Wire::connect(&h.url(), &[]).unwrap();
+    let mut other = Wire::connect(&h.url(), &[]).unwrap();
+    let mut plain = Wire::connect(&h.url(), &[]).unwrap();
+    ask(&mut german, "SET DateStyle TO 'German'");
+    ask(&mut other, "SET standard_conforming_strings TO off");
+    let day = "SELECT DATE '2020-01-02' FROM countries RIGHT JOIN (VALUES (1)) v ON true";
+    for _ in 0..2 {
+        assert_eq!(ask(&mut german, day)[1], "row 02.01.2020");
+        // one part goes to a server before the next one is refused
+        other.p("", "SELECT 1", &[]).b("", "", &[]).e("", 0);
+        let refused = other.p("", "SELECT * FROM accounts", &[]).b("", "", &[]).e("", 0).s().hear(1);
+        assert!(refused.iter().any(|l| l.starts_with("error ERROR 0A000")), "{refused:?}");
+        assert_eq!(ask(&mut plain, day)[1], "row 2020-01-02");
+        assert_eq!(ask(&mut german, day)[1], "row 02.01.2020");
+        other.p("", "SET work_mem TO '3MB'", &[]).b("", "", &[]).e("", 0);
+        other.p("", "SELECT 1/0", &[]).b("", "", &[]).e("", 0).s().hear(1);
+        assert_eq!(ask(&mut plain, "SELECT current_setting('work_mem')")[1], "row 4MB");
+        assert_eq!(ask(&mut plain, day)[1], "row 2020-01-02");
+    }
+}

@@ -9,6 +9,7 @@ use crate::session::statements::Statements;
 use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
 use crate::wire::values::KeyValue;
 use arc_swap::ArcSwap;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -120,5 +121,28 @@ impl Database {
     /// A new map, from the next statement on.
     pub fn adopt(&self, map: Arc<ShardMap>) {
         self.snapshot.rcu(|now| Arc::new(Snapshot { map: map.clone(), catalog: now.catalog.clone() }));
+    }
+}
+
+/// Directory entries fetched for one statement, which may have any number of keys.
+#[derive(Default)]
+pub struct Fetched(HashMap<(KeyspaceId, Vec<KeyValue<'static>>), u8>);
+
+impl Fetched {
+    /// How often one entry may be pushed out of the cache before the statement is routed.
+    const TIMES: u8 = 3;
+
+    /// Errors: 55000 when the same entry is fetched again and again, because the cache holds fewer than the statement has keys.
+    pub fn add(&mut self, keyspace: KeyspaceId, key: Vec<KeyValue<'static>>) -> Result<()> {
+        let times = self.0.entry((keyspace, key)).or_default();
+        *times += 1;
+        if *times < Self::TIMES {
+            return Ok(());
+        }
+        Err(Error::limit(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "a directory entry is lost as fast as it is fetched",
+        )
+        .hint("Give the directory a larger cache, or send fewer keys in one statement."))
     }
 }

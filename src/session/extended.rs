@@ -9,6 +9,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::exec::reply::{Expect, ParseNote, Pending};
 use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
+use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{how, merged, not_utf8, pin};
 use crate::session::statements::{Identity, Prepared};
@@ -227,7 +228,8 @@ async fn routed(
     name: &Name,
     snapshot: &Arc<Snapshot>,
 ) -> Served<(Arc<Template>, Route)> {
-    for _ in 0..3 {
+    let mut fetched = Fetched::default();
+    loop {
         let nothing_owed = s.run.is_idle();
         let prepared = statement(&mut s.extended, nothing_owed, name).ok_or_else(|| no_statement(name))?;
         let own = merged(&prepared.scan.hints, &s.hints);
@@ -245,16 +247,13 @@ async fn routed(
         let route = prepared.template.route(&statement, &params, snapshot, &s.reading);
         let template = prepared.template.clone();
         match route {
-            Route::Miss { keyspace, key } => s.database.fetch(&snapshot.map, keyspace, &key).await?,
+            Route::Miss { keyspace, key } => {
+                s.database.fetch(&snapshot.map, keyspace, &key).await?;
+                fetched.add(keyspace, key)?;
+            }
             route => return Ok((template, route)),
         }
     }
-    Err(Error::limit(
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "a directory entry is lost as fast as it is fetched",
-    )
-    .hint("Give the directory a larger cache.")
-    .into())
 }
 
 async fn bind(s: &mut Session, len: usize) -> Served<()> {
@@ -590,6 +589,7 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
             p.link().statements.remove("");
             let silent = crate::exec::reply::Show::Silent;
             s.run.push(Pending::new(*shard, Expect::Injected).show(silent));
+            s.txn.undone(*shard);
         }
     }
     let last = s.txn.last_to_end(&held);

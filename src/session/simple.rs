@@ -4,10 +4,11 @@
 //! meaning of a message with several statements. Otherwise its statements run one after the other, in the
 //! same implicit transaction that Postgres would have made.
 
-use crate::error::{Error, Result, SqlState};
+use crate::error::{Error, Result};
 use crate::exec::reply::{Expect, Pending, Show};
 use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
+use crate::session::database::Fetched;
 use crate::session::extended;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::shards::ShardId;
@@ -133,23 +134,21 @@ async fn planned(
     piece: usize,
     snapshot: &Arc<Snapshot>,
 ) -> Served<(Arc<Template>, Route)> {
-    for _ in 0..3 {
+    let mut fetched = Fetched::default();
+    loop {
         let text = text_of(s, len)?;
         let merged = merged(&s.scan.hints, &s.hints);
         let statement = Statement { text, scan: &s.scan, piece, hints: merged.as_ref().unwrap_or(&s.hints) };
         let template = s.database.planner.template(&statement, snapshot, &s.reading);
         let route = template.route(&statement, &Params::None, snapshot, &s.reading);
         match route {
-            Route::Miss { keyspace, key } => s.database.fetch(&snapshot.map, keyspace, &key).await?,
+            Route::Miss { keyspace, key } => {
+                s.database.fetch(&snapshot.map, keyspace, &key).await?;
+                fetched.add(keyspace, key)?;
+            }
             route => return Ok((template, route)),
         }
     }
-    Err(Error::limit(
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "a directory entry is lost as fast as it is fetched",
-    )
-    .hint("Give the directory a larger cache.")
-    .into())
 }
 
 /// The text of one statement of the message.

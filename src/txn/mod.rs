@@ -411,7 +411,16 @@ impl Txn {
         let list = self.settings.list().clone();
         if let Some(p) = shard.and_then(|s| self.participant(s)) {
             p.link().applied = Some(list);
+            // A later error before ReadyForQuery takes it back.
+            p.injected = true;
+        }
+    }
+
+    /// A ROLLBACK of pgweir's own was put behind what ran on this link since it was last idle: settings made there go with it.
+    pub fn undone(&mut self, shard: ShardId) {
+        if let Some(p) = self.participant(shard) {
             p.injected = false;
+            p.link().applied = None;
         }
     }
 

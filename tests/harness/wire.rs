@@ -201,6 +201,20 @@ impl Wire {
         heard
     }
 
+    /// Sends what was put together; the messages that come, up to the `readies`th ReadyForQuery. They end early when
+    /// the connection does.
+    pub fn frames(&mut self, readies: usize) -> Vec<(u8, Vec<u8>)> {
+        self.flush();
+        let mut frames = Vec::new();
+        let mut seen = 0;
+        while seen < readies {
+            let Ok(frame) = self.read() else { break };
+            seen += usize::from(frame.0 == b'Z');
+            frames.push(frame);
+        }
+        frames
+    }
+
     /// Writes down `count` messages.
     pub fn messages(&mut self, count: usize) -> Vec<String> {
         self.flush();
@@ -217,7 +231,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn describe(tag: u8, body: &[u8]) -> String {
+pub fn describe(tag: u8, body: &[u8]) -> String {
     match tag {
         b'T' => {
             let row = backend::RowDescription::parse(body).unwrap();
