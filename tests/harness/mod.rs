@@ -155,10 +155,15 @@ impl Harness {
 
     /// The shard that the planner finds for a key of accounts.
     pub fn shard_of(&self, key: i64) -> String {
+        self.shard_of_row("accounts", "id", key)
+    }
+
+    /// The same for a key of another table.
+    pub fn shard_of_row(&self, table: &str, column: &str, key: i64) -> String {
         let out = std::process::Command::new(program())
             .args(["route", "--json", "--map"])
             .arg(self.map_file())
-            .arg(format!("SELECT * FROM accounts WHERE id = {key}"))
+            .arg(format!("SELECT * FROM {table} WHERE {column} = {key}"))
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&out.stdout);
