@@ -200,7 +200,7 @@ fn route(sql: &str, params: &[&str], planner: &Planner, snapshot: &Snapshot, rea
         return match template.describe_route(snapshot) {
             Route::Single(shard) => format!("=> described on {}\n", snapshot.map.shard(shard).name),
             Route::Any => "=> described anywhere\n".into(),
-            Route::Catalogs => "=> described on the default shard\n".into(),
+            Route::Default => "=> described on the default shard\n".into(),
             Route::Reject(error) => refusal(&error),
             other => format!("=> described {other:?}\n"),
         };
@@ -222,7 +222,7 @@ fn route(sql: &str, params: &[&str], planner: &Planner, snapshot: &Snapshot, rea
             format!("=> {} ({})\n", snapshot.map.shard(*shard).name, explanation.reason)
         }
         Route::Any => format!("=> any ({})\n", explanation.reason),
-        Route::Catalogs => format!("=> default ({})\n", explanation.reason),
+        Route::Default => format!("=> default ({})\n", explanation.reason),
         Route::Session => format!("=> session ({})\n", explanation.reason),
         Route::Miss { keyspace, key } => {
             let key: Vec<_> = key.iter().map(|v| v.to_text().into_owned()).collect();

@@ -125,7 +125,7 @@ impl Answer<'_> {
         match self.route {
             Route::Single(_) => "single",
             Route::Any => "any",
-            Route::Catalogs => "catalogs",
+            Route::Default => "default",
             Route::Session => "session",
             Route::Miss { .. } => "directory",
             Route::Reject(_) => "refused",
@@ -135,7 +135,7 @@ impl Answer<'_> {
     fn shards(&self) -> Vec<&str> {
         match self.route {
             Route::Single(shard) => vec![&*self.map.shard(*shard).name],
-            Route::Catalogs => vec![&*self.map.shard(self.map.default_shard).name],
+            Route::Default => vec![&*self.map.shard(self.map.default_shard).name],
             Route::Reject(_) => self.explanation.shards.iter().map(|s| &*self.map.shard(s).name).collect(),
             Route::Any | Route::Session | Route::Miss { .. } => Vec::new(),
         }
@@ -163,7 +163,7 @@ impl Answer<'_> {
         let place = match self.route {
             Route::Single(shard) => self.map.shard(*shard).name.to_string(),
             Route::Any => format!("any shard ({} by default)", self.map.shard(self.map.default_shard).name),
-            Route::Catalogs => self.map.shard(self.map.default_shard).name.to_string(),
+            Route::Default => self.map.shard(self.map.default_shard).name.to_string(),
             Route::Session => "every shard that the session uses".to_owned(),
             Route::Miss { .. } => "not known offline".to_owned(),
             Route::Reject(_) => "refused".to_owned(),

@@ -31,7 +31,7 @@
 //!   and never keeps an old one alive.
 //! - *The default shard* answers what belongs to no shard and yet must be in one place: notifications, advisory locks,
 //!   sequences, unlisted and unknown tables. So two sessions meet there.
-//! - *Catalog queries* go to the default shard ([`Route::Catalogs`]): OIDs that one query returns are put into the next one, and
+//! - *Catalog queries* go to the default shard ([`Route::Default`]): OIDs that one query returns are put into the next one, and
 //!   each shard has its own. Sizes and statistics in them are that shard's: `\dt+` shows what its tables occupy; a sum would need
 //!   every size function rewritten, and a refusal would break every client that lists tables. Sizes of tables that a statement
 //!   names are refused. A query that the parser does not read but that names nothing of the user's is a catalog query, too.
@@ -103,9 +103,9 @@ pub enum Route {
     Single(ShardId),
     /// Any one shard can answer (no tables, reference tables read): prefer a link already held, else the default shard.
     Any,
-    /// The catalogs answer: the default shard, whose OIDs are those that clients know, whatever else is held. Only a
-    /// block that has its one snapshot on another shard stays there.
-    Catalogs,
+    /// The default shard, whose OIDs are those that clients know, whatever else is held: catalogs and descriptions. Only
+    /// a block that has its one snapshot on another shard stays there.
+    Default,
     /// The same statement on every shard that the session holds or will hold: SET and the like.
     Session,
     /// A directory entry must be fetched first, then route again.
@@ -256,11 +256,11 @@ impl Template {
     ///
     /// Hints are the caller's to look at first: a hinted statement is described where it would run.
     pub fn describe_route(&self, snapshot: &Snapshot) -> Route {
-        let default = Route::Single(snapshot.map.default_shard);
+        let default = Route::Default;
         match &self.goal {
             Goal::Single(shard, _) => Route::Single(*shard),
             Goal::Any(_) => Route::Any,
-            Goal::Catalogs => Route::Catalogs,
+            Goal::Catalogs => Route::Default,
             Goal::Session => Route::Session,
             // A server may know better what is wrong with it.
             Goal::Tables(_) if self.unread => default,
@@ -269,7 +269,7 @@ impl Template {
                 None if tables.always_spans() => Route::Reject(route::spans_always(tables, &snapshot.map)),
                 None => match tables.pinned.single() {
                     Some(shard) => Route::Single(shard),
-                    None if tables.sharded.is_empty() && tables.catalogs => Route::Catalogs,
+                    None if tables.sharded.is_empty() && tables.catalogs => Route::Default,
                     None if tables.sharded.is_empty() => Route::Any,
                     None => default,
                 },

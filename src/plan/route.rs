@@ -61,7 +61,7 @@ impl<'a> Evaluation<'a> {
             }
             Goal::Catalogs => {
                 self.because(|| CATALOGS.to_owned(), &ShardSet::of(self.map.default_shard));
-                Route::Catalogs
+                Route::Default
             }
             Goal::Session => {
                 self.because(|| "the session's own state".to_owned(), &ShardSet::empty());
@@ -94,7 +94,7 @@ impl<'a> Evaluation<'a> {
             (Some(shard), _) => Route::Single(shard),
             (None, true) => match &tables.local_function {
                 Some(name) => Route::Reject(refuse::local_function_without_shard(name)),
-                None if tables.catalogs => Route::Catalogs,
+                None if tables.catalogs => Route::Default,
                 None => Route::Any,
             },
             (None, false) => Route::Reject(self.spanning(tables, &target)),
@@ -116,7 +116,7 @@ impl<'a> Evaluation<'a> {
             Route::Single(_) => "all keys are on one shard".to_owned(),
             Route::Any if tables.sharded.is_empty() => tables.anywhere.to_owned(),
             Route::Any => "no row can match".to_owned(),
-            Route::Catalogs => CATALOGS.to_owned(),
+            Route::Default => CATALOGS.to_owned(),
             Route::Reject(error) => error.message().to_owned(),
             Route::Session | Route::Miss { .. } => String::new(),
         }

@@ -513,6 +513,10 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
                 .effect(pin(&template).then_some(Effect::Pin));
             to_portal(s, shard, len, &name, pending).await?;
             if matches!(template.class, Class::Copy) {
+                // a COPY that is not FROM STDIN, or that fails, is told at once as well
+                if let Some(p) = s.txn.participant(shard) {
+                    frontend::flush(&mut p.link().output);
+                }
                 s.drive(Until::CopyStarted).await?;
             }
             if matches!(template.class, Class::Ddl { .. }) {

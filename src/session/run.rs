@@ -200,6 +200,9 @@ impl Session {
         }
         let len = header.len;
         let done = match tag {
+            // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server
+            // ignores it, so no ReadyForQuery answers it (manual, "COPY Operations").
+            b'H' | b'S' if self.run.copy_in.is_some() => Ok(()),
             b'Q' => simple::query(self, len).await,
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => extended::message(self, tag, len).await,
             b'c' | b'f' => copy::end(self, len).await,
@@ -322,7 +325,7 @@ impl Session {
         match route {
             Route::Single(shard) => Ok(shard),
             Route::Any | Route::Session => Ok(self.txn.nearest().unwrap_or(snapshot.map.default_shard)),
-            Route::Catalogs => Ok(self.txn.snapshot_on().unwrap_or(snapshot.map.default_shard)),
+            Route::Default => Ok(self.txn.snapshot_on().unwrap_or(snapshot.map.default_shard)),
             Route::Reject(e) => Err(e),
             Route::Miss { .. } => Err(Error::internal("a directory entry was fetched and is still missing")),
         }

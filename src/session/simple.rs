@@ -292,13 +292,13 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 apart |= how.apart;
                 schema |= matches!(template.class, Class::Ddl { .. });
                 let route = match route {
-                    Route::Catalogs => Route::Single(s.settle_route(route, snapshot)?),
+                    Route::Default => Route::Single(s.settle_route(route, snapshot)?),
                     route => route,
                 };
                 match route {
                     Route::Single(on) if shard.is_none_or(|s| s == on) => shard = Some(on),
                     Route::Single(_) => together = false,
-                    Route::Any | Route::Session | Route::Catalogs => {}
+                    Route::Any | Route::Session | Route::Default => {}
                     Route::Reject(_) => {
                         // A syntax error anywhere keeps the whole message from running.
                         if template.unread
