@@ -522,6 +522,13 @@ async fn settings_of_an_undone_group_do_not_leak() {
         assert!(refused.iter().any(|l| l.starts_with("error ERROR 0A000")), "{refused:?}");
         assert_eq!(ask(&mut plain, day)[1], "row 2020-01-02");
         assert_eq!(ask(&mut german, day)[1], "row 02.01.2020");
+        // a server's own error, heard before the Sync is sent
+        let unknown = "SELECT 'x'::no_such_type";
+        let heard = other.p("", unknown, &[]).b("", "", &[]).h().messages(1);
+        assert!(heard[0].starts_with("error ERROR 42704"), "{heard:?}");
+        other.s().hear(1);
+        assert_eq!(ask(&mut plain, day)[1], "row 2020-01-02");
+        assert_eq!(ask(&mut german, day)[1], "row 02.01.2020");
         other.p("", "SET work_mem TO '3MB'", &[]).b("", "", &[]).e("", 0);
         other.p("", "SELECT 1/0", &[]).b("", "", &[]).e("", 0).s().hear(1);
         assert_eq!(ask(&mut plain, "SELECT current_setting('work_mem')")[1], "row 4MB");

@@ -76,6 +76,17 @@ impl<'a> Inputs<'a> {
     pub(super) fn compared(&self, operand: &'a Operand, column: &KeyColumn) -> Result<Fit<'a>, Doubt> {
         match self.typed(operand)? {
             Typed::Null => Ok(Fit::Null),
+            Typed::Unknown(text) if matches!(operand.source, OperandSource::Param(_)) => {
+                match from_text(column.actual, text.clone()) {
+                    Ok(value) => Ok(Fit::Value(value)),
+                    // Its type is that of its first use, which may be a wider column that equals this one. The server
+                    // says what does not fit there.
+                    Err(_) if small(column.actual) && from_text(KeyType::Int8, text).is_ok() => {
+                        Ok(Fit::Never)
+                    }
+                    Err(doubt) => Err(doubt),
+                }
+            }
             Typed::Unknown(text) => Ok(Fit::Value(from_text(column.actual, text)?)),
             Typed::Binary(bytes) => fit(from_binary_loose(column.actual, bytes)?, column),
             Typed::Value(value) => fit(value, column),
@@ -309,6 +320,11 @@ fn in_range(value: i64, kind: KeyType) -> bool {
 }
 
 /// A typed value compared with a column, perhaps of another type.
+/// An integer type with a wider one.
+fn small(kind: KeyType) -> bool {
+    matches!(kind, KeyType::Int2 | KeyType::Int4)
+}
+
 fn fit<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<Fit<'a>, Doubt> {
     match value.convert_to(column.actual) {
         Converted::Value(value) => Ok(Fit::Value(value)),

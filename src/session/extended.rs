@@ -596,6 +596,10 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
             s.txn.undone(*shard);
         }
     }
+    if let Some(shard) = skipped_by.filter(|_| !s.txn.in_block()) {
+        // Its server failed before this Sync was sent, and has rolled back what it ran since the last one.
+        s.txn.undone(shard);
+    }
     let last = s.txn.last_to_end(&held);
     for shard in &held {
         if let Some(p) = s.txn.participant(*shard) {

@@ -416,9 +416,11 @@ impl Txn {
         }
     }
 
-    /// A ROLLBACK of pgweir's own was put behind what ran on this link since it was last idle: settings made there go with it.
+    /// What ran on this link since it was last idle is rolled back, and settings made there go with it.
     pub fn undone(&mut self, shard: ShardId) {
-        if let Some(p) = self.participant(shard) {
+        if let Some(p) = self.participant(shard)
+            && p.injected
+        {
             p.injected = false;
             p.link().applied = None;
         }

@@ -518,7 +518,7 @@ impl<'w> Writer<'w> {
         }
         let values: Vec<String> = keys.iter().map(|k| self.value(0, k[0])).collect();
         let column_type = self.space.types[0].columns[0].split('(').next().unwrap();
-        if values.len() > 1 && values.iter().any(|v| v.contains(".0") || v.contains("::")) {
+        if values.len() > 1 && values.iter().any(|v| v.contains('.') || v.contains("::")) {
             // a list of several types has a common one
             self.may_be_refused();
         }
