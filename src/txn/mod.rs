@@ -318,11 +318,14 @@ impl Txn {
         }
         let link: &mut Link = &mut p.lease;
         let mut count = 0;
+        let mut defaults = false;
         let same = link.applied.as_ref().is_some_and(|a| Arc::ptr_eq(a, self.settings.list()));
         if !same {
             for statement in self.settings.difference(link.applied.as_ref()) {
                 inject(&mut link.output, &statement);
                 count += 1;
+                let words = statement.to_ascii_lowercase();
+                defaults |= words.contains("transaction") || words.starts_with("reset all");
             }
             if count == 0 {
                 link.applied = Some(self.settings.list().clone());
@@ -330,6 +333,12 @@ impl Txn {
             p.injected |= count > 0;
         }
         if let (Block::Open(begin), false) = (&self.block, describe_only) {
+            if defaults {
+                // The settings have begun a transaction, which has its defaults from before them; the block's own begins anew.
+                inject(&mut link.output, "BEGIN");
+                inject(&mut link.output, "COMMIT");
+                count += 2;
+            }
             inject(&mut link.output, &begin.text);
             count += 1;
             for statement in self.journal.statements() {

@@ -75,7 +75,9 @@ async def main():
     await conn.execute("/* pgweir: shard=s1 */ DROP TABLE IF EXISTS no_such_table")
     await asyncio.sleep(0)
     show("notices", notices)
-    result = await conn.copy_records_to_table("plain", records=[(i, f"r{i}") for i in range(100, 105)])
+    result = await conn.copy_records_to_table(
+        "plain", columns=["id", "what"], records=[(i, f"r{i}") for i in range(100, 105)]
+    )
     show("copy", result)
     show("copied", [tuple(r) for r in await conn.fetch("SELECT * FROM plain WHERE id >= 100 ORDER BY id")])
     await conn.close()
