@@ -313,6 +313,15 @@ const SCRIPTS: &[&str] = &[
       COMMIT;
       EXPLAIN (COSTS OFF) SELECT * FROM accounts WHERE id = {a};
       TABLE countries;
+      BEGIN;
+      DECLARE on_a CURSOR FOR SELECT owner FROM accounts WHERE id = {a};
+      DECLARE on_b CURSOR FOR SELECT owner FROM accounts WHERE id = {b};
+      FETCH on_a;
+      FETCH ALL FROM on_b;
+      FETCH on_b;
+      CLOSE on_b;
+      CLOSE on_a;
+      COMMIT;
       SELECT current_user, current_database() IS NOT NULL, current_schema;
       SELECT nspname FROM pg_namespace WHERE nspname = 'side';
       SELECT relname FROM pg_catalog.pg_class WHERE oid = 'accounts'::regclass;

@@ -29,6 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Statements that one link keeps prepared; beyond this others are closed.
 const PER_LINK: usize = 512;
 
+/// Cursors declared in SQL whose shard a session remembers; one more, and the others are taken to be where the block is.
+const CURSORS: usize = 256;
+
 type Name = SmallVec<[u8; 24]>;
 
 /// What the extended protocol keeps between messages.
@@ -37,6 +40,8 @@ pub struct Extended {
     /// by the client's name; the unnamed one under ""
     statements: HashMap<Name, Prepared, foldhash::fast::RandomState>,
     portals: HashMap<Name, Portal, foldhash::fast::RandomState>,
+    /// where cursors were declared in SQL: FETCH goes there, and the protocol may name them as portals
+    cursors: HashMap<Name, ShardId, foldhash::fast::RandomState>,
     /// parsed by the client and not sent yet, in order
     deferred: SmallVec<[Name; 1]>,
     /// links that got messages since the last Sync
@@ -62,6 +67,30 @@ impl Extended {
     /// Nothing was begun that a Sync must end.
     pub fn is_quiet(&self) -> bool {
         self.deferred.is_empty() && self.group.is_empty()
+    }
+    /// A statement of that template went to a shard: if it declares a cursor, it is there.
+    pub(super) fn declared(&mut self, template: &Template, shard: ShardId) {
+        if let Class::DeclareCursor { name, .. } = &template.class {
+            if self.cursors.len() >= CURSORS {
+                self.cursors.clear();
+            }
+            self.cursors.insert(Name::from_slice(name.as_bytes()), shard);
+        }
+    }
+    /// Where the cursor is that FETCH, MOVE or CLOSE names, its last word.
+    pub(super) fn cursor_of(&self, template: &Template, text: &str) -> Option<ShardId> {
+        if self.cursors.is_empty() || !matches!(template.class, Class::Fetch | Class::CloseCursor) {
+            return None;
+        }
+        let last = text
+            .trim_end_matches(|c: char| c.is_whitespace() || c == ';')
+            .rsplit(char::is_whitespace)
+            .next()?;
+        let name = match last.strip_prefix('"').and_then(|l| l.strip_suffix('"')) {
+            Some(quoted) => quoted.replace("\"\"", "\""),
+            None => last.to_ascii_lowercase(),
+        };
+        self.cursors.get(name.as_bytes()).copied()
     }
     /// DISCARD ALL
     pub fn forget(&mut self) {
@@ -271,6 +300,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         .into());
     }
     let prepared = s.extended.statements.get(&name).ok_or_else(|| no_statement(&name))?;
+    let cursor = s.extended.cursor_of(&template, &prepared.text);
     if !prepared.odd
         && let Some(control) = control::of(&template, &prepared.text)
     {
@@ -291,7 +321,8 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
             return Ok(());
         }
     }
-    let shard = s.settle_route(route, &snapshot)?;
+    let cursor = cursor.filter(|shard| s.txn.holds(*shard));
+    let shard = cursor.map_or_else(|| s.settle_route(route, &snapshot), Ok)?;
     s.enlist(shard, how(&template), &snapshot).await?;
     if s.run.skipping {
         return Ok(());
@@ -432,7 +463,12 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     };
     if target == Target::Portal {
         return match s.extended.portals.get(&name) {
-            None => Err(no_portal(&name).into()),
+            None => match s.extended.cursors.get(&name).copied() {
+                Some(shard) => {
+                    to_portal(s, shard, len, &name, Pending::new(shard, Expect::DescribePortal)).await
+                }
+                None => Err(no_portal(&name).into()),
+            },
             Some(Portal::Control { .. }) => {
                 s.run.local(backend::no_data);
                 Ok(())
@@ -512,6 +548,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
                 .writes(!template.read_only)
                 .effect(pin(&template).then_some(Effect::Pin));
             to_portal(s, shard, len, &name, pending).await?;
+            s.extended.declared(&template, shard);
             if matches!(template.class, Class::Copy) {
                 // a COPY that is not FROM STDIN, or that fails, is told at once as well
                 if let Some(p) = s.txn.participant(shard) {

@@ -172,6 +172,7 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
         return Ok(());
     };
     s.enlist(shard, how(&template), snapshot).await?;
+    s.extended.declared(&template, shard);
     let pending = Pending::new(shard, Expect::Query)
         .writes(!template.read_only)
         .effect(pin(&template).then_some(Effect::Pin));
@@ -193,6 +194,10 @@ async fn settled(
     let queries =
         matches!(template.class, Class::Query | Class::Insert | Class::Update | Class::Delete | Class::Merge);
     if !((template.unread || queries) && matches!(route, Route::Reject(_))) {
+        let cursor = s.extended.cursor_of(template, piece_text(s, len, piece)?);
+        if let Some(shard) = cursor.filter(|shard| s.txn.holds(*shard)) {
+            return Ok(Some(shard));
+        }
         return Ok(Some(s.settle_route(route, snapshot)?));
     }
     // Positions in the server's message count from the beginning of the client's.
@@ -392,6 +397,7 @@ async fn statement_of_many(
         });
     }
     s.enlist(shard, how(&template), snapshot).await?;
+    s.extended.declared(&template, shard);
     let pending = Pending::new(shard, Expect::Query)
         .show(Show::WithoutReady)
         .writes(!template.read_only)
