@@ -309,7 +309,8 @@ impl Template {
         let class = crate::sql::class::classify(statement.text, statement.piece());
         let normalized = statement.normalized();
         let mut template = Template {
-            read_only: matches!(class, Class::Empty | Class::Show(_)),
+            // What a cursor's query writes was counted when it was declared.
+            read_only: matches!(class, Class::Empty | Class::Show(_) | Class::Fetch | Class::CloseCursor),
             effects: program::effects_of_text(&class, normalized),
             unread: false,
             goal: Goal::Session,
