@@ -119,7 +119,9 @@ impl Pool {
             turn
         };
         let mut turn = Turn { pool: self, turn, served: false };
+        let since = std::time::Instant::now();
         let served = tokio::time::timeout_at(deadline.into(), &mut turn.turn).await;
+        crate::metrics::pool_wait(&self.shard.name, since.elapsed());
         let served = match served {
             Ok(Ok(outcome)) => Some(outcome),
             // The lease may have come at the very instant.

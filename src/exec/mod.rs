@@ -101,6 +101,7 @@ impl Run {
     /// An error of pgweir's own.
     pub fn error(&mut self, error: &Error) {
         self.errors += 1;
+        crate::metrics::error(error.sqlstate().as_str());
         self.local(|out| crate::wire::backend::error(out, error));
     }
     /// `count` injected statements: each Parse, Bind, Execute, all swallowed.

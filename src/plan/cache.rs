@@ -172,11 +172,13 @@ impl Plans {
             self.cache.insert(key, template.clone());
             return Ok(template);
         }
+        crate::metrics::plan_lookup(true);
         Ok(found)
     }
 
     #[cold]
     fn make(&self, plan: &impl Fn() -> Template) -> Arc<Template> {
+        crate::metrics::plan_lookup(false);
         self.planned.fetch_add(1, Ordering::Relaxed);
         Arc::new(plan())
     }

@@ -54,6 +54,7 @@ pub use cache::{Options, Stats};
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::metrics::RouteKind;
 use crate::shards::{ShardId, ShardMap, ShardSet};
 use crate::sql::analyse::NotUnderstood;
 use crate::sql::class::Class;
@@ -115,6 +116,18 @@ pub enum Route {
     },
     /// Refused: spans shards, or not understood.
     Reject(Error),
+}
+
+impl Route {
+    /// What the metrics call it.
+    pub fn kind(&self) -> RouteKind {
+        match self {
+            Route::Single(_) | Route::Miss { .. } => RouteKind::Single,
+            Route::Any | Route::Default => RouteKind::Any,
+            Route::Session => RouteKind::Session,
+            Route::Reject(_) => RouteKind::Reject,
+        }
+    }
 }
 
 /// Why a route is what it is; for `pgweir route` and EXPLAIN (SHARDS).

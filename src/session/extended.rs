@@ -280,7 +280,10 @@ async fn routed(
                 s.database.fetch(&snapshot.map, keyspace, &key).await?;
                 fetched.add(keyspace, key)?;
             }
-            route => return Ok((template, route)),
+            route => {
+                crate::metrics::statement(route.kind());
+                return Ok((template, route));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::exec::reply::{Expect, Pending, Show};
+use crate::metrics::RouteKind;
 use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::database::Fetched;
@@ -160,6 +161,7 @@ fn piece_text(s: &Session, len: usize, piece: usize) -> Result<&str> {
 
 async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
     let (template, route) = planned(s, len, 0, snapshot).await?;
+    crate::metrics::statement(route.kind());
     if let Some(control) = control::of(&template, piece_text(s, len, 0)?) {
         let text = piece_text(s, len, 0)?.to_owned();
         return control::execute(s, &control, &text, Voice::Simple { ready: true }, snapshot).await;
@@ -323,6 +325,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let shard = shard.or(began.first().copied()).or(s.txn.nearest()).unwrap_or(snapshot.map.default_shard);
     together &= began.iter().all(|b| *b == shard);
     if together {
+        (0..pieces).for_each(|_| crate::metrics::statement(RouteKind::Single));
         s.drain().await?;
         s.enlist(shard, Enlist { writes, apart, describe_only: false }, snapshot).await?;
         let mut pending = Pending::new(shard, Expect::Query).writes(writes);
@@ -380,6 +383,7 @@ async fn statement_of_many(
     snapshot: &Arc<Snapshot>,
 ) -> Served<()> {
     let (template, route) = planned(s, len, piece, snapshot).await?;
+    crate::metrics::statement(route.kind());
     let text = piece_text(s, len, piece)?.to_owned();
     if let Some(control) = control::of(&template, &text) {
         return control::execute(s, &control, &text, Voice::Simple { ready: false }, snapshot).await;
