@@ -303,6 +303,7 @@ impl Run {
         if !silent {
             txn.fail();
             self.errors += 1;
+            crate::metrics::error(fields.sqlstate().as_str());
         }
         // The session outlives the server: FATAL for the link is an ERROR for the client.
         let verdict = if silent {
