@@ -2,7 +2,7 @@
 
 use crate::types::{TYPES, Type, named};
 use pgweir::shards::{Located, ShardMap};
-use pgweir::wire::values::KeyValue;
+use pgweir::wire::values::{KeyType, KeyValue};
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -314,7 +314,11 @@ impl World {
         let values: Vec<KeyValue<'_>> = key
             .iter()
             .zip(&keyspace.types)
-            .map(|(text, ty)| KeyValue::from_text(*ty, text.as_bytes()).unwrap())
+            .map(|(text, ty)| {
+                // a table's column may be wider than the keyspace's type
+                let integer = matches!(ty, KeyType::Int2 | KeyType::Int4);
+                KeyValue::from_text(if integer { KeyType::Int8 } else { *ty }, text.as_bytes()).unwrap()
+            })
             .collect();
         match keyspace.locate(&values) {
             Ok(Located::Shard(shard)) => Some(usize::from(shard.0)),
