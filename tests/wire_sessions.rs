@@ -202,8 +202,8 @@ fn blocks(h: &Harness, a: i64, b: i64) {
 fn extended(h: &Harness, a: i64, b: i64) {
     same(h, |w| {
         let mut t = Vec::new();
-        for k in [a, b] {
-            let k = k.to_string();
+        for number in [a, b] {
+            let k = number.to_string();
             let k = Some(k.as_str());
             // as most drivers do: all in one flight, unnamed
             t.extend(
@@ -217,7 +217,7 @@ fn extended(h: &Harness, a: i64, b: i64) {
             // prepare and describe first, then run
             t.extend(w.p("get", "SELECT id, owner FROM accounts WHERE id = $1", &[20]).ds("get").s().hear(1));
             t.extend(w.b("", "get", &[k]).e("", 0).s().hear(1));
-            let binary = k.unwrap().parse::<i64>().unwrap().to_be_bytes();
+            let binary = number.to_be_bytes();
             t.extend(w.bb("", "get", &[Some(&binary)]).dp("").e("", 0).s().hear(1));
             t.extend(w.b("", "get", &[None]).e("", 0).s().hear(1));
             // one binary parameter of undeclared type for two columns: the server has told its type

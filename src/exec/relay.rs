@@ -457,8 +457,7 @@ impl Run {
             }
             let Some(p) = txn.participant(shard) else { continue };
             let name = p.link_ref().shard_name.to_string();
-            loop {
-                let Some(p) = txn.participant(shard) else { break };
+            while let Some(p) = txn.participant(shard) {
                 match p.link().poll_fill(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(n)) if n > 0 => {}
