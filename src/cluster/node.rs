@@ -230,6 +230,8 @@ impl Node {
         let Some((pid, rest)) = text.split_once('\n') else { return Ok(()) };
         match pid.trim().parse() {
             Ok(pid) if ProcessId::of(pid).is_none() => {
+                // its lock on the socket names the same dead process
+                let _ = fs::remove_file(self.socket_dir().join(format!(".s.PGSQL.{}.lock", self.port)));
                 fs::write(&file, format!("{}\n{rest}", std::process::id()))
                     .map_err(|e| Error::config(format!("cannot write {}: {e}", file.display())))
             }
