@@ -46,6 +46,7 @@ fn world() -> World {
             standard_conforming_strings: true,
             date_style: "ISO, MDY".into(),
             time_zone: "UTC".into(),
+            temporaries: [].into(),
         },
     }
 }

@@ -570,7 +570,8 @@ async fn try_one(client: &Client, catalog: &Catalog, sql: &str, tally: &mut Tall
         tally.refused_by_postgres += 1;
         return Ok(());
     };
-    let facts: Facts = match analyse(sql, &scan, 0, &Scope { catalog, search_path: &path }) {
+    let facts: Facts = match analyse(sql, &scan, 0, &Scope { catalog, search_path: &path, temporaries: &[] })
+    {
         Ok(facts) => facts,
         Err(e) => {
             tally.not_understood += 1;
@@ -661,8 +662,9 @@ fn taken_for_an_aggregate(catalog: &Catalog, function: &str) -> bool {
     );
     let mut scan = Scan::new();
     scan.scan(&sql, true).unwrap();
-    let facts = analyse(&sql, &scan, 0, &Scope { catalog, search_path: &[Arc::from("public")] })
-        .unwrap_or_else(|e| panic!("{}: {sql}", e.error()));
+    let facts =
+        analyse(&sql, &scan, 0, &Scope { catalog, search_path: &[Arc::from("public")], temporaries: &[] })
+            .unwrap_or_else(|e| panic!("{}: {sql}", e.error()));
     facts.occurrences.iter().any(|o| &*o.table.name.name == "r0" && o.must == Cond::True)
 }
 

@@ -1,12 +1,13 @@
 //! Plans as data: `tests/plan/*.test` are files of map + schema + statements, each with the route that it must take.
 //!
-//! A file has sections `--- map` (TOML), `--- schema` (SQL), `--- search_path` (names) and `--- statements`. A statement is a paragraph:
+//! A file has sections `--- map` (TOML), `--- schema` (SQL), `--- search_path` (names), `--- temporaries` (a relation, its shard, `view`
+//! perhaps) and `--- statements`. A statement is a paragraph:
 //! SQL lines, then one line per parameter (`$ int8 5`, `$ binary int8 5`, `$ ? 5` undeclared, `$ binary ?int4 5`, `$ int8 null`), then what
 //! is expected from `=>` on. A statement with parameters and without such lines is described, not run.
 //!
 //! `UPDATE_PLANS=1 cargo test --test plan` writes what the planner says into the files; read the difference before you keep it.
 
-use pgweir::plan::{Params, Planner, Reading, Route, Snapshot, Statement};
+use pgweir::plan::{Params, Planner, Reading, Route, Snapshot, Statement, Temporary};
 use pgweir::sql::scan::Scan;
 use pgweir::wire::values::{KeyType, KeyValue, oid};
 use std::fmt::Write as _;
@@ -80,7 +81,14 @@ fn run(text: &str, path: &Path) -> (String, String, usize) {
         "" => "pg_catalog public",
         names => names,
     };
+    // `name shard [view]`
+    let temporaries = section("temporaries").lines().filter(|line| !line.is_empty()).map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let shard = snapshot.map.shard_named(words[1]).unwrap();
+        Temporary { name: words[0].into(), shard, view: words.get(2) == Some(&"view") }
+    });
     let reading = Reading {
+        temporaries: temporaries.collect(),
         search_path: names.split_whitespace().map(Arc::from).collect(),
         role: "postgres".into(),
         standard_conforming_strings: true,
@@ -292,6 +300,7 @@ fn a_hit_neither_plans_nor_allocates() {
         standard_conforming_strings: true,
         date_style: "ISO, MDY".into(),
         time_zone: "UTC".into(),
+        temporaries: [].into(),
     };
     let planner = Planner::new(100);
     let mut scan = Scan::new();

@@ -78,6 +78,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         standard_conforming_strings: true,
         date_style: "ISO, MDY".into(),
         time_zone: "UTC".into(),
+        temporaries: [].into(),
     };
     let mut scan = Scan::new();
     scan.scan(&sql, true)?;

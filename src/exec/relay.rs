@@ -6,7 +6,7 @@ use super::reply::{Expect, Pending, Reply, Show};
 use super::{Body, Run, Sink};
 use crate::error::{Error, SqlState};
 use crate::shards::ShardId;
-use crate::txn::{Effect, Txn};
+use crate::txn::{Effect, TemporaryRelation, Txn};
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::frame::{self, Limits};
 use crate::wire::frontend;
@@ -145,7 +145,7 @@ impl Run {
                     break;
                 }
             };
-            if matches!(header.tag, b'D' | b'd') {
+            if matches!(header.tag, b'D' | b'd') && !matches!(head.expect, Expect::Temporaries { .. }) {
                 let rows_expected = matches!(head.expect, Expect::Query | Expect::Execute | Expect::Injected);
                 if !rows_expected {
                     nonsense = Some(unexpected(header.tag, head));
@@ -239,7 +239,25 @@ impl Run {
                 self.replies.pop_front();
                 seen
             }
-            (Expect::Injected, b'1' | b'2') => Verdict::Drop,
+            (Expect::Injected | Expect::Temporaries { .. }, b'1' | b'2') => Verdict::Drop,
+            (Expect::Temporaries { .. }, b'C') => Verdict::Drop,
+            (Expect::Temporaries { .. }, b'D') => match temporary(body) {
+                Ok(Some(relation)) => {
+                    head.temporaries.0.push(relation);
+                    Verdict::Drop
+                }
+                Ok(None) => {
+                    head.temporaries.1 = true;
+                    Verdict::Drop
+                }
+                Err(e) => Verdict::Nonsense(e),
+            },
+            (Expect::Temporaries { lasting }, b'3') => {
+                let (relations, other) = std::mem::take(&mut head.temporaries);
+                txn.learned_temporaries(from, relations, lasting && !other);
+                self.replies.pop_front();
+                Verdict::Drop
+            }
             (Expect::Parse, b'1') => {
                 if let Some(note) = &head.parse {
                     note.confirmed.store(true, Ordering::Relaxed);
@@ -316,6 +334,7 @@ impl Run {
         match head.expect {
             Expect::Query | Expect::Sync => {}
             Expect::Injected
+            | Expect::Temporaries { .. }
             | Expect::Parse
             | Expect::Bind
             | Expect::DescribeStatement
@@ -405,7 +424,7 @@ impl Run {
                             }
                         }
                         // what stands behind it tells the client
-                        Expect::Injected => {}
+                        Expect::Injected | Expect::Temporaries { .. } => {}
                         Expect::Parse
                         | Expect::Bind
                         | Expect::DescribeStatement
@@ -511,6 +530,15 @@ impl Run {
         }
         Ok(error)
     }
+}
+
+/// A row of an answer: the relation's name, and its kind as `pg_class.relkind`. None: something else is there.
+fn temporary(body: &[u8]) -> Result<Option<TemporaryRelation>, Error> {
+    let row = backend::DataRow::parse(body)?;
+    let mut values = row.iter();
+    let (Some(Some(name)), Some(kind)) = (values.next(), values.next()) else { return Ok(None) };
+    let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
+    Ok(Some(TemporaryRelation { name: name.into(), view: kind == Some(b"v") }))
 }
 
 fn complete(effect: Option<Effect>, body: &[u8], from: ShardId, txn: &mut Txn) {

@@ -1,7 +1,7 @@
 //! What is still to come for what was sent.
 
 use crate::shards::ShardId;
-use crate::txn::Effect;
+use crate::txn::{Effect, TemporaryRelation};
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
@@ -32,6 +32,8 @@ pub struct Pending {
     pub parse: Option<Box<ParseNote>>,
     /// of a description: filled with the statement's parameter types
     pub described: Option<Described>,
+    /// of [`Expect::Temporaries`]: what was told so far, and whether there is more than relations
+    pub temporaries: (Vec<TemporaryRelation>, bool),
 }
 
 /// Types of a statement's parameters, once a server has told them.
@@ -53,6 +55,11 @@ pub enum Expect {
     Query,
     /// Parse, Bind and Execute of a statement that pgweir put in front
     Injected,
+    /// the same for a question about temporary relations: rows of name and kind
+    Temporaries {
+        /// asked outside any transaction: no rollback can change the answer
+        lasting: bool,
+    },
     Parse,
     Bind,
     /// ParameterDescription, then RowDescription or NoData
@@ -87,6 +94,7 @@ impl Pending {
             writes: false,
             parse: None,
             described: None,
+            temporaries: Default::default(),
         }
     }
     pub fn swallowed(from: ShardId, expect: Expect) -> Self {

@@ -195,6 +195,9 @@ impl Key {
         add(xxh3_64(reading.role.as_bytes()));
         add(xxh3_64(reading.date_style.as_bytes()));
         add(xxh3_64(reading.time_zone.as_bytes()));
+        for temporary in reading.temporaries.iter() {
+            add(xxh3_64(temporary.name.as_bytes()) ^ u64::from(temporary.shard.0));
+        }
         add(snapshot.map.epoch.0);
         add(snapshot.catalog.version);
         Key(xxh3_128(normalized) ^ (u128::from(rest) << 64 | u128::from(rest)))
@@ -233,6 +236,7 @@ mod tests {
             standard_conforming_strings: true,
             date_style: "ISO".into(),
             time_zone: "UTC".into(),
+            temporaries: [].into(),
         }
     }
 

@@ -81,6 +81,26 @@ pub struct Reading {
     /// DateStyle order and TimeZone, for key values that need them
     pub date_style: Arc<str>,
     pub time_zone: Arc<str>,
+    /// relations that only this session has; they hide others of the same name
+    pub temporaries: Arc<[Temporary]>,
+}
+
+/// A temporary relation and the shard whose link has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Temporary {
+    pub name: Arc<str>,
+    pub shard: ShardId,
+    /// what is written to it may go on to other tables
+    pub view: bool,
+}
+
+impl Reading {
+    /// The shards that have temporary relations of the session.
+    fn temporary_shards(&self) -> ShardSet {
+        let mut shards = ShardSet::empty();
+        self.temporaries.iter().for_each(|t| shards.insert(t.shard));
+        shards
+    }
 }
 
 /// Parameter values as Bind sent them.
@@ -146,6 +166,8 @@ pub struct Template {
     pub class: Class,
     pub read_only: bool,
     pub effects: Vec<SessionEffect>,
+    /// may make or drop temporary relations: what the session has of them must be looked at again
+    pub touches_temporaries: bool,
     /// the parser does not understand the text: if a server does not either, its error is the better one
     pub unread: bool,
     goal: Goal,
@@ -282,6 +304,9 @@ impl Template {
                 None if tables.always_spans() => Route::Reject(route::spans_always(tables, &snapshot.map)),
                 None => match tables.pinned.single() {
                     Some(shard) => Route::Single(shard),
+                    None if let (Some(home), true) = (tables.home, tables.sharded.is_empty()) => {
+                        Route::Single(home)
+                    }
                     None if tables.sharded.is_empty() && tables.catalogs => Route::Default,
                     None if tables.sharded.is_empty() => Route::Any,
                     None => default,
@@ -325,6 +350,7 @@ impl Template {
             // What a cursor's query writes was counted when it was declared.
             read_only: matches!(class, Class::Empty | Class::Show(_) | Class::Fetch | Class::CloseCursor),
             effects: program::effects_of_text(&class, normalized),
+            touches_temporaries: false,
             unread: false,
             goal: Goal::Session,
             shared_params: program::shared_params(normalized).into(),
@@ -347,11 +373,29 @@ impl Template {
             (Some(goal), None) => template.goal = goal,
             (None, _) => template.analyse(statement, snapshot, only),
         }
+        if only.is_none() && matches!(&template.class, Class::Discard(what) if what == "TEMP") {
+            template.goal = program::discard_temporaries(reading, map);
+        }
+        template.touches_temporaries = match &template.class {
+            // Procedural code can do anything; whether it did is cheap to see.
+            Class::Do | Class::Call => true,
+            Class::Discard(what) => what == "TEMP",
+            Class::Ddl { .. } => {
+                template.effects.contains(&SessionEffect::TemporaryTable)
+                    || !reading.temporaries.is_empty()
+                    || reading
+                        .search_path
+                        .iter()
+                        .find(|s| ***s != *"pg_catalog")
+                        .is_some_and(|s| **s == *"pg_temp")
+            }
+            _ => template.effects.contains(&SessionEffect::TemporaryTable),
+        };
         template
     }
 
     fn analyse(&mut self, statement: &Statement<'_>, snapshot: &Snapshot, only: Option<ShardId>) {
-        let facts = utility::facts(&self.class, statement, snapshot, &self.reading.search_path);
+        let facts = utility::facts(&self.class, statement, snapshot, &self.reading);
         if let Ok(facts) = &facts {
             self.read_only = facts.read_only;
             for effect in &facts.effects {
@@ -366,12 +410,7 @@ impl Template {
         self.goal = match (only, facts) {
             (Some(only), _) => Goal::Single(only, ONE_SHARD),
             (None, Err(NotUnderstood::Syntax(_)))
-                if utility::reads_only_catalogs(
-                    &self.class,
-                    statement,
-                    snapshot,
-                    &self.reading.search_path,
-                ) =>
+                if utility::reads_only_catalogs(&self.class, statement, snapshot, &self.reading) =>
             {
                 self.read_only = true;
                 Goal::Catalogs
@@ -384,8 +423,7 @@ impl Template {
                 }
             }
             (None, Ok(facts)) => {
-                let path = &self.reading.search_path;
-                Goal::Tables(program::tables(&self.class, &facts, statement, snapshot, path))
+                Goal::Tables(program::tables(&self.class, &facts, statement, snapshot, &self.reading))
             }
             (
                 None,

@@ -1,7 +1,7 @@
 //! Facts and the map's rules become a route program: what has to be evaluated per execution, and nothing else.
 
 use super::value::same_family;
-use super::{Snapshot, Statement, refuse, utility};
+use super::{Reading, Snapshot, Statement, refuse, utility};
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::Error;
 use crate::shards::{KeyspaceId, ShardId, ShardMap, ShardSet, TableRule};
@@ -38,6 +38,8 @@ pub(super) struct Tables {
     pub pinned_names: Vec<(ShardId, String)>,
     /// A function declared shard-local is called: some table or hint has to say which shard is meant.
     pub local_function: Option<String>,
+    /// Where the statement goes if no table and no hint says otherwise.
+    pub home: Option<ShardId>,
     /// Reads reference tables or nothing: any shard will do.
     pub anywhere: &'static str,
     /// Reads catalogs, or names objects whose OIDs differ from shard to shard.
@@ -130,7 +132,7 @@ pub(super) fn tables(
     facts: &Facts,
     statement: &Statement<'_>,
     snapshot: &Snapshot,
-    search_path: &[Arc<str>],
+    reading: &Reading,
 ) -> Tables {
     let map = &*snapshot.map;
     let mut out = Tables { anywhere: "no table is read", ..Tables::default() };
@@ -195,7 +197,8 @@ pub(super) fn tables(
             }
         }
     }
-    unknown_tables(&mut out, class, facts, snapshot, search_path);
+    temporaries(&mut out, class, facts, map, reading);
+    unknown_tables(&mut out, class, facts, snapshot, &reading.search_path);
     functions(&mut out, facts, statement, snapshot);
     if matches!(class, Class::Do | Class::Call) {
         let local = matches!(class, Class::Call) && out.local_function.is_some();
@@ -203,12 +206,12 @@ pub(super) fn tables(
             out.refuse(refuse::procedural(class));
         }
     }
-    let names_nothing = facts.occurrences.is_empty() && facts.unknown_tables.is_empty() && !facts.catalogs;
+    let names_nothing = facts.occurrences.is_empty()
+        && facts.unknown_tables.is_empty()
+        && facts.temporaries.is_empty()
+        && !facts.catalogs;
     match class {
-        Class::Ddl { temp: true } if out.sharded.is_empty() && out.pinned.is_empty() => {
-            // Later statements that name it are unknown to the catalog and go to the default shard, too.
-            out.pin(map.default_shard, "the temporary object".into());
-        }
+        Class::Ddl { temp: true } => out.home = Some(map.default_shard),
         Class::Ddl { temp: false } | Class::Maintenance | Class::Load if names_nothing => {
             out.refuse(refuse::everywhere(class));
         }
@@ -390,6 +393,39 @@ fn unknown_tables(
             Some(_) => out.refuse(refuse::listed_but_missing(name)),
             None => out.pin(map.default_shard, format!("table \"{name}\"")),
         }
+    }
+}
+
+/// Temporary relations of the session are on the link that made them.
+fn temporaries(out: &mut Tables, class: &Class, facts: &Facts, map: &ShardMap, reading: &Reading) {
+    for name in &facts.temporaries {
+        for temporary in reading.temporaries.iter().filter(|t| *t.name == **name) {
+            out.pin(temporary.shard, format!("temporary table \"{name}\""));
+            // Rows of a sharded or reference table may be written through it, and nothing here sees which.
+            if temporary.view && !facts.read_only && !matches!(class, Class::Ddl { .. }) {
+                out.refuse(refuse::temporary_view(name));
+            }
+        }
+    }
+    // `nextval('s')`, `'t'::regclass`: a name in a string may be that of a temporary relation.
+    let mut elsewhere = reading.temporaries.iter().filter(|t| t.shard != map.default_shard);
+    if facts.hidden_tables
+        && let Some(temporary) = elsewhere.next()
+    {
+        out.refuse(refuse::hidden_temporary(&temporary.name));
+    }
+}
+
+/// DISCARD TEMP: where the temporary relations are.
+pub(super) fn discard_temporaries(reading: &Reading, map: &ShardMap) -> Goal {
+    let shards = reading.temporary_shards();
+    match shards.single() {
+        Some(shard) => Goal::Single(shard, "the temporary tables are there"),
+        None if shards.is_empty() => Goal::Session,
+        None => Goal::Tables(Tables {
+            refusal: Some(refuse::temporaries_apart(map, &shards)),
+            ..Tables::default()
+        }),
     }
 }
 

@@ -155,6 +155,24 @@ pub(super) fn view(name: &QualifiedName) -> Error {
         .hint(format!("Query its tables, or {HINTED}."))
 }
 
+pub(super) fn temporary_view(name: &str) -> Error {
+    Error::unsupported(format!("writing through the temporary view \"{name}\" is not served"))
+        .hint("Write to the table beneath the view.")
+}
+
+pub(super) fn hidden_temporary(name: &str) -> Error {
+    Error::unsupported(format!(
+        "this statement names relations inside strings, and temporary table \"{name}\" is not on the default shard"
+    ))
+    .hint(format!("Drop the temporary table first, or {HINTED}."))
+}
+
+pub(super) fn temporaries_apart(map: &ShardMap, shards: &ShardSet) -> Error {
+    Error::unsupported("the session has temporary tables on several shards")
+        .detail(format!("They are on shards {}.", names(map, shards)))
+        .hint("Drop them by name, or use DISCARD ALL.")
+}
+
 pub(super) fn rules(name: &QualifiedName) -> Error {
     Error::unsupported(format!("table \"{}\" has rules, which may write to other tables", name.name))
         .hint(format!("Use triggers instead of rules, or {HINTED}."))

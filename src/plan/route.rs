@@ -92,6 +92,7 @@ impl<'a> Evaluation<'a> {
         };
         let route = match (target.shards.single(), target.shards.is_empty()) {
             (Some(shard), _) => Route::Single(shard),
+            (None, true) if let Some(home) = tables.home => Route::Single(home),
             (None, true) => match &tables.local_function {
                 Some(name) => Route::Reject(refuse::local_function_without_shard(name)),
                 None if tables.catalogs => Route::Default,
@@ -109,6 +110,9 @@ impl<'a> Evaluation<'a> {
     #[cold]
     fn reason(&self, tables: &Tables, route: &Route) -> String {
         match route {
+            Route::Single(_) if tables.sharded.is_empty() && tables.pinned.is_empty() => {
+                "the temporary object is made on the default shard".to_owned()
+            }
             Route::Single(shard) if tables.sharded.is_empty() => {
                 let what = tables.pinned_names.first().map_or("", |(_, name)| name.as_str());
                 format!("{what} belongs to {}", self.map.shard(*shard).name)

@@ -3,7 +3,7 @@
 //! The tables they name are all that routing wants. A definition with a query inside (CREATE TABLE AS, CREATE VIEW) is the
 //! query's facts and the new name.
 
-use super::{Snapshot, Statement, refuse};
+use super::{Reading, Snapshot, Statement, refuse};
 use crate::catalog::{QualifiedName, Table};
 use crate::error::Error;
 use crate::shards::ShardMap;
@@ -20,9 +20,11 @@ pub(super) fn facts(
     class: &Class,
     statement: &Statement<'_>,
     snapshot: &Snapshot,
-    search_path: &[Arc<str>],
+    reading: &Reading,
 ) -> Result<Facts, NotUnderstood> {
-    let scope = Scope { catalog: &snapshot.catalog, search_path };
+    let temporaries: Vec<Arc<str>> = reading.temporaries.iter().map(|t| t.name.clone()).collect();
+    let scope =
+        Scope { catalog: &snapshot.catalog, search_path: &reading.search_path, temporaries: &temporaries };
     let tree = || analyse(statement.text, statement.scan, statement.piece, &scope);
     match class {
         Class::Copy => match copy_target(statement.text, statement.piece()) {
@@ -42,7 +44,13 @@ pub(super) fn facts(
                 Some(named) => {
                     let access = if *class == Class::Truncate { Access::Truncate } else { Access::Define };
                     let mut facts = Facts::default();
-                    for table in &named.tables {
+                    let mut tables = &named.tables[..];
+                    if let (Class::Ddl { temp: true }, [new, others @ ..]) = (class, tables) {
+                        // It hides what has its name; LIKE asks for columns only, which every shard knows.
+                        new_temporary(&mut facts, new, &scope);
+                        tables = if has_parents(statement) { others } else { &[] };
+                    }
+                    for table in tables {
                         name(&mut facts, table, access, &scope);
                     }
                     if named.cascade {
@@ -73,8 +81,26 @@ fn everywhere(class: &Class) -> NotUnderstood {
     NotUnderstood::Syntax(refuse::everywhere(class))
 }
 
+/// A temporary relation that is made, or that is there already: then its server says so.
+fn new_temporary(facts: &mut Facts, new: &Name, scope: &Scope<'_>) {
+    if scope.temporaries.iter().any(|t| **t == *new.name) {
+        facts.temporaries.push(new.name.clone());
+    }
+}
+
+/// Whether CREATE TABLE says INHERITS or PARTITION OF: rows of the new table are rows of those.
+fn has_parents(statement: &Statement<'_>) -> bool {
+    tokens(statement)
+        .iter()
+        .any(|t| t.is_word(statement.text, "inherits") || t.is_word(statement.text, "partition"))
+}
+
 /// A relation that the statement names, if the catalog has it; a new or unknown name otherwise.
 fn name(facts: &mut Facts, name: &Name, access: Access, scope: &Scope<'_>) {
+    if scope.is_temporary(name.schema.as_deref(), &name.name) {
+        facts.temporaries.push(name.name.clone());
+        return;
+    }
     match find(name, scope) {
         Some(table) => facts.occurrences.push(Occurrence {
             table,
@@ -141,7 +167,10 @@ fn definition(
                 occurrence.must = Cond::True;
             }
         }
-        if !matches!(class, Class::Ddl { temp: true }) {
+        if matches!(class, Class::Ddl { temp: true }) {
+            new_temporary(&mut facts, &new, scope);
+        } else if !view || facts.temporaries.is_empty() {
+            // a view of temporary tables is temporary
             name(&mut facts, &new, Access::Define, scope);
         }
         facts
@@ -197,12 +226,16 @@ pub(super) fn reads_only_catalogs(
     class: &Class,
     statement: &Statement<'_>,
     snapshot: &Snapshot,
-    search_path: &[Arc<str>],
+    reading: &Reading,
 ) -> bool {
     let map = &*snapshot.map;
-    let listed = |schema: Option<&str>, name: &str| match schema {
-        Some(schema) => is_listed(map, schema, name),
-        None => search_path.iter().any(|schema| is_listed(map, schema, name)),
+    let search_path = &reading.search_path;
+    let listed = |schema: Option<&str>, name: &str| {
+        reading.temporaries.iter().any(|t| *t.name == *name)
+            || match schema {
+                Some(schema) => is_listed(map, schema, name),
+                None => search_path.iter().any(|schema| is_listed(map, schema, name)),
+            }
     };
     let backslashes = |l: &Literal| {
         l.class == LiteralClass::Escape
@@ -213,7 +246,7 @@ pub(super) fn reads_only_catalogs(
         && analyse::reads_only_catalogs(
             statement.text,
             statement.piece(),
-            &Scope { catalog: &snapshot.catalog, search_path },
+            &Scope { catalog: &snapshot.catalog, search_path, temporaries: &[] },
             listed,
         )
         && !measures_named_table(statement, true)

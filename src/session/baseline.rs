@@ -57,6 +57,7 @@ impl Baseline {
             standard_conforming_strings: self.value("standard_conforming_strings") != Some("off"),
             date_style: self.value("DateStyle").unwrap_or("ISO, MDY").into(),
             time_zone: self.value("TimeZone").unwrap_or("UTC").into(),
+            temporaries: [].into(),
         }
     }
 
@@ -78,6 +79,7 @@ impl Baseline {
             standard_conforming_strings: value("standard_conforming_strings") != Some("off"),
             date_style: value("DateStyle").unwrap_or("ISO, MDY").into(),
             time_zone: value("TimeZone").unwrap_or("UTC").into(),
+            temporaries: [].into(),
         }
     }
 

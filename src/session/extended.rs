@@ -11,12 +11,13 @@ use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::simple::{how, merged, not_utf8, pin};
-use crate::session::statements::{Identity, Prepared};
+use crate::session::simple::{how, merged, not_utf8};
+use crate::session::statements::{Identity, Prepared, Statements};
+use crate::session::temporaries;
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::scan::{Piece, Scan};
-use crate::txn::{Effect, Txn, aborted};
+use crate::txn::{Txn, aborted};
 use crate::wire::backend;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Target};
@@ -181,13 +182,13 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
     let mut scan = Scan::new();
     scan.scan(text, s.reading.standard_conforming_strings)?;
     let odd = scan.pieces.len() != 1;
-    let (number, server_name) = if name.is_empty() {
-        (s.database.statements.fresh(), Box::default())
-    } else {
-        let settings = s.txn.effective();
-        let identity = Identity::new(text, &types, &scan, settings.list(), s.pid);
-        let number = s.database.statements.number(&identity);
-        (number, format!("pgweir_{number}").into())
+    let (number, server_name) = match name.is_empty() {
+        true => (s.database.statements.fresh(), Box::default()),
+        false => {
+            let identity = Identity::new(text, &types, &scan, s.txn.effective().list(), s.pid)
+                .beside(&s.reading.temporaries);
+            named(&s.database.statements, &identity)
+        }
     };
     let merged = merged(&scan.hints, &s.hints);
     let hints = merged.as_ref().unwrap_or(&s.hints);
@@ -211,6 +212,7 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         scan,
         template,
         reading_version: s.reading_version,
+        temporaries: s.reading.temporaries.clone(),
         confirmed: Arc::new(AtomicBool::new(served_here)),
         odd,
     };
@@ -221,6 +223,12 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         s.extended.deferred.push(name);
     }
     Ok(())
+}
+
+/// Number of an identity, and the name that it has on servers.
+fn named(statements: &Statements, identity: &Identity) -> (u64, Box<str>) {
+    let number = statements.number(identity);
+    (number, format!("pgweir_{number}").into())
 }
 
 /// The statement of a name. One whose Parse failed does not exist.
@@ -266,6 +274,24 @@ async fn routed(
         let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
         if prepared.reading_version != s.reading_version || !prepared.template.is_current(snapshot) {
             prepared.reading_version = s.reading_version;
+            if prepared.temporaries != s.reading.temporaries {
+                // Its names may mean other relations now: it is another statement to the servers.
+                prepared.temporaries = s.reading.temporaries.clone();
+                if prepared.server_name.is_empty() {
+                    prepared.number = s.database.statements.fresh();
+                } else {
+                    let settings = s.txn.effective();
+                    let identity = Identity::new(
+                        &prepared.text,
+                        &prepared.types,
+                        &prepared.scan,
+                        settings.list(),
+                        s.pid,
+                    )
+                    .beside(&s.reading.temporaries);
+                    (prepared.number, prepared.server_name) = named(&s.database.statements, &identity);
+                }
+            }
             let template = s.database.planner.template(&statement, snapshot, &s.reading);
             prepared.template = template;
         }
@@ -549,8 +575,9 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
         Some(Portal::On { shard, template }) => {
             let pending = Pending::new(shard, Expect::Execute)
                 .writes(!template.read_only)
-                .effect(pin(&template).then_some(Effect::Pin));
+                .effect(temporaries::pin(&template));
             to_portal(s, shard, len, &name, pending).await?;
+            temporaries::sent(&mut s.txn, &template, shard);
             s.extended.declared(&template, shard);
             if matches!(template.class, Class::Copy) {
                 // a COPY that is not FROM STDIN, or that fails, is told at once as well
@@ -559,7 +586,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
                 }
                 s.drive(Until::CopyStarted).await?;
             }
-            if matches!(template.class, Class::Ddl { .. }) {
+            if matches!(template.class, Class::Ddl { temp: false }) {
                 s.schema_dirty = true;
             }
             Ok(())
@@ -655,6 +682,10 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
     }
     if !s.txn.in_block() {
         s.extended.portals.clear();
+        if s.txn.may_have_temporaries() {
+            // The end of the group may be their end.
+            held.iter().for_each(|shard| s.txn.doubt_temporaries_of(*shard));
+        }
     }
     Ok(())
 }

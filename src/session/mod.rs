@@ -19,6 +19,10 @@
 //! - Statements are prepared on links under names that belong to text, types and settings ([`statements`]); a client's name is
 //!   its own affair.
 //!
+//! - Temporary relations hide others of the same name. What a session has of them is asked of the server whenever it
+//!   may have changed ([`temporaries`]), and the planner reads names with it; the link is held as long as it has any.
+//!   A session whose link goes with such state ends, because its names would mean other tables.
+//!
 //! **Where to look when it breaks.** Replies out of order or missing: the queue in [`exec`](crate::exec) holds one entry for
 //! each message sent. A setting that vanished: [`txn::settings`](crate::txn::settings). A statement on the wrong shard:
 //! `pgweir route` asks the same planner.
@@ -35,6 +39,7 @@ pub mod run;
 mod simple;
 pub mod startup;
 mod statements;
+mod temporaries;
 pub mod tls;
 
 use crate::backend::stream::Stream;

@@ -8,7 +8,7 @@ use crate::session::client::Client;
 use crate::session::database::Database;
 use crate::session::extended::Extended;
 use crate::session::registry::{Registration, Watch};
-use crate::session::{Greeted, Shutdown, copy, extended, simple};
+use crate::session::{Greeted, Shutdown, copy, extended, simple, temporaries};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
 use crate::txn::Txn;
@@ -158,6 +158,9 @@ impl Session {
     }
 
     async fn message(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
+        if self.txn.may_have_temporaries() && self.run.copy_in.is_none() {
+            temporaries::learn(self).await?;
+        }
         if self.front(&self.limits)?.is_none() {
             let may_leave = self.run.is_idle() && !self.txn.in_block() && self.extended.is_quiet();
             let stopping = *shutdown.borrow() != Shutdown::Running;
@@ -233,6 +236,17 @@ impl Session {
     fn poll_drive(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<(), Gone>> {
         loop {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
+            if self.txn.is_bereft() && self.run.is_idle() {
+                return Poll::Ready(Err(Gone::Fatal(
+                    Error::new(
+                        crate::error::Source::Shard,
+                        SqlState::CONNECTION_FAILURE,
+                        "a server that held state of this session is gone",
+                    )
+                    .hint("Connect again.")
+                    .fatal(),
+                )));
+            }
             let holds = match until {
                 Until::Message => self.front(&self.limits)?.is_some(),
                 Until::Turn => {
@@ -314,6 +328,7 @@ impl Session {
             self.reading_version = self.txn.settings_version();
             let effective = self.txn.effective();
             self.reading = self.baseline.reading_with(&self.user, &effective, &self.client);
+            self.reading.temporaries = temporaries::of(&self.txn);
             self.hints = baseline::hints(&effective);
             self.txn.set_default_one_snapshot(self.baseline.one_snapshot(&effective));
         }

@@ -10,11 +10,10 @@ use crate::metrics::RouteKind;
 use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::database::Fetched;
-use crate::session::extended;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
+use crate::session::{extended, temporaries};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
-use crate::sql::facts::SessionEffect;
 use crate::sql::scan::Hints;
 use crate::txn::{Begin, Block, Effect, aborted};
 use crate::wire::backend;
@@ -175,9 +174,9 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     };
     s.enlist(shard, how(&template), snapshot).await?;
     s.extended.declared(&template, shard);
-    let pending = Pending::new(shard, Expect::Query)
-        .writes(!template.read_only)
-        .effect(pin(&template).then_some(Effect::Pin));
+    temporaries::sent(&mut s.txn, &template, shard);
+    let pending =
+        Pending::new(shard, Expect::Query).writes(!template.read_only).effect(temporaries::pin(&template));
     forward(s, shard, len, pending);
     after(s, &template).await
 }
@@ -243,26 +242,12 @@ pub(super) fn how(template: &Template) -> Enlist {
     Enlist { writes: !template.read_only, describe_only: false, apart }
 }
 
-/// Whether a statement leaves something in the server session that the client will look for again.
-pub(super) fn pin(template: &Template) -> bool {
-    template.effects.iter().any(|e| match e {
-        SessionEffect::TemporaryTable
-        | SessionEffect::AdvisoryLock
-        | SessionEffect::HoldCursor
-        | SessionEffect::SequenceState
-        | SessionEffect::SetConfig
-        | SessionEffect::Listen
-        | SessionEffect::Load
-        | SessionEffect::SqlPrepare => true,
-    })
-}
-
 /// What must be waited for before the next message has a meaning.
 async fn after(s: &mut Session, template: &Template) -> Served<()> {
     if matches!(template.class, Class::Copy) {
         s.drive(Until::CopyStarted).await?;
     }
-    if matches!(template.class, Class::Ddl { .. }) {
+    if matches!(template.class, Class::Ddl { temp: false }) {
         s.schema_dirty = true;
     }
     Ok(())
@@ -287,17 +272,25 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let mut shard: Option<ShardId> = None;
     let mut together = !s.txn.failed();
     let (mut writes, mut apart, mut schema) = (false, false, false);
+    // Names of later statements mean what they mean once the temporary relations are known.
+    let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
     for piece in 0..pieces {
         let (template, route) = planned(s, len, piece, snapshot).await?;
         match control::of(&template, piece_text(s, len, piece)?) {
             Some(Control::DiscardAll | Control::Deallocate(_)) => together = false,
-            Some(control) => effects.push(control.effect().unwrap_or(Effect::Nothing)),
+            Some(control) => {
+                together &= !changes_names || piece + 1 == pieces;
+                effects.push(control.effect().unwrap_or(Effect::Nothing));
+            }
             None => {
-                effects.push(if pin(&template) { Effect::Pin } else { Effect::Nothing });
+                together &= !template.touches_temporaries || piece + 1 == pieces;
+                touches |= template.touches_temporaries;
+                changes_names |= touches;
+                effects.push(temporaries::pin(&template).unwrap_or(Effect::Nothing));
                 let how = how(&template);
                 writes |= how.writes;
                 apart |= how.apart;
-                schema |= matches!(template.class, Class::Ddl { .. });
+                schema |= matches!(template.class, Class::Ddl { temp: false });
                 let route = match route {
                     Route::Default => Route::Single(s.settle_route(route, snapshot)?),
                     route => route,
@@ -328,6 +321,9 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         (0..pieces).for_each(|_| crate::metrics::statement(RouteKind::Single));
         s.drain().await?;
         s.enlist(shard, Enlist { writes, apart, describe_only: false }, snapshot).await?;
+        if touches {
+            s.txn.touches_temporaries(shard);
+        }
         let mut pending = Pending::new(shard, Expect::Query).writes(writes);
         pending.effects = effects;
         forward(s, shard, len, pending);
@@ -382,6 +378,10 @@ async fn statement_of_many(
     piece: usize,
     snapshot: &Arc<Snapshot>,
 ) -> Served<()> {
+    if s.txn.may_have_temporaries() {
+        temporaries::learn(s).await?;
+        s.refresh()?;
+    }
     let (template, route) = planned(s, len, piece, snapshot).await?;
     crate::metrics::statement(route.kind());
     let text = piece_text(s, len, piece)?.to_owned();
@@ -402,10 +402,11 @@ async fn statement_of_many(
     }
     s.enlist(shard, how(&template), snapshot).await?;
     s.extended.declared(&template, shard);
+    temporaries::sent(&mut s.txn, &template, shard);
     let pending = Pending::new(shard, Expect::Query)
         .show(Show::WithoutReady)
         .writes(!template.read_only)
-        .effect(pin(&template).then_some(Effect::Pin));
+        .effect(temporaries::pin(&template));
     control::send_text(s, shard, &text, pending);
     after(s, &template).await
 }

@@ -6,7 +6,7 @@
 //! literal, which may become a date or a regclass, belongs to its session alone.
 
 use crate::exec::reply::Described;
-use crate::plan::Template;
+use crate::plan::{Template, Temporary};
 use crate::sql::scan::{LiteralClass, Scan};
 use crate::txn::settings::List;
 use quick_cache::sync::Cache;
@@ -24,6 +24,8 @@ pub struct Identity {
     settings: Box<[(Box<str>, Box<str>)]>,
     /// cancel key of the session that alone may use it; 0: shared
     owner: i32,
+    /// temporary relations that hide others
+    temporaries: Box<[Arc<str>]>,
 }
 
 impl Identity {
@@ -38,7 +40,13 @@ impl Identity {
             types: types.into(),
             settings,
             owner: if may_freeze { session } else { 0 },
+            temporaries: Box::default(),
         }
+    }
+
+    /// Where a session has temporary relations the same text may mean something else.
+    pub fn beside(self, temporaries: &[Temporary]) -> Self {
+        Identity { temporaries: temporaries.iter().map(|t| t.name.clone()).collect(), ..self }
     }
 }
 
@@ -100,6 +108,8 @@ pub struct Prepared {
     pub template: Arc<Template>,
     /// the session's settings that the template was made under
     pub reading_version: u64,
+    /// the session's temporary relations that it was prepared beside
+    pub temporaries: Arc<[Temporary]>,
     /// a server has accepted the text (or pgweir serves it itself)
     pub confirmed: Arc<AtomicBool>,
     /// more or fewer than one statement in the text: the server says what is wrong

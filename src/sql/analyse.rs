@@ -85,6 +85,24 @@ pub struct Scope<'a> {
     pub catalog: &'a Catalog,
     /// effective search path, `$user` resolved, pg_catalog implied first unless listed
     pub search_path: &'a [Arc<str>],
+    /// names of the session's temporary relations
+    pub temporaries: &'a [Arc<str>],
+}
+
+impl Scope<'_> {
+    /// Whether a name means a temporary relation of the session. Those come first, unless the search path says otherwise.
+    pub fn is_temporary(&self, schema: Option<&str>, name: &str) -> bool {
+        if !self.temporaries.iter().any(|t| **t == *name) {
+            return false;
+        }
+        match schema {
+            Some(schema) => schema == "pg_temp" || schema.starts_with("pg_temp_"),
+            None => {
+                let before = self.search_path.iter().position(|s| **s == *"pg_temp").unwrap_or(0);
+                !self.search_path[..before].iter().any(|s| self.catalog.table(s, name).is_some())
+            }
+        }
+    }
 }
 
 /// Facts of statement `piece` of `text`: a query, INSERT, UPDATE, DELETE or MERGE, or one of these inside

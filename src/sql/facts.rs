@@ -140,6 +140,8 @@ pub struct Facts {
     pub current_of: Option<String>,
     /// tables that a query makes (SELECT ... INTO), as named
     pub defines: Vec<String>,
-    /// tables named that the catalog does not have (the server will say so, or it is temporary)
+    /// temporary relations of the session that are named
+    pub temporaries: Vec<String>,
+    /// tables named that the catalog does not have (the server will say so)
     pub unknown_tables: Vec<String>,
 }

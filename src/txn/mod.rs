@@ -94,6 +94,8 @@ pub enum Effect {
     },
     /// the server session now holds something of this client
     Pin,
+    /// the same, if it turns out that it has temporary relations
+    PinTemporaries,
     /// stands for a statement without an effect among those of one message
     Nothing,
 }
@@ -108,6 +110,27 @@ pub struct Participant {
     pub wrote: bool,
     /// settings were injected since the link was last idle
     injected: bool,
+    /// None: no statement was sent that could make temporary relations
+    temporaries: Option<Temporaries>,
+}
+
+/// What the server session of a link has of temporary relations.
+#[derive(Debug, Default)]
+struct Temporaries {
+    relations: Vec<TemporaryRelation>,
+    /// something was sent, or happened, that may have changed them
+    unsure: bool,
+    /// nothing else pins the link
+    only_pin: bool,
+    /// they were touched since the last Sync
+    in_group: bool,
+}
+
+/// A relation in the server session's temporary schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemporaryRelation {
+    pub name: Arc<str>,
+    pub view: bool,
 }
 
 impl Participant {
@@ -132,6 +155,8 @@ pub struct Txn {
     default_one_snapshot: bool,
     /// rises whenever effective settings may have changed
     settings_version: u64,
+    /// a link went that held state of this session
+    bereft: bool,
 }
 
 impl Txn {
@@ -151,6 +176,7 @@ impl Txn {
             settings,
             default_one_snapshot: false,
             settings_version: 0,
+            bereft: false,
         }
     }
 
@@ -305,7 +331,14 @@ impl Txn {
         let pool = self.backends.pool(&PoolKey { shard, user: self.user.clone() })?;
         let lease = pool.acquire(deadline).await?;
         self.running.starts(&lease.cancel);
-        self.participants.push(Participant { shard, lease, began: false, wrote: false, injected: false });
+        self.participants.push(Participant {
+            shard,
+            lease,
+            began: false,
+            wrote: false,
+            injected: false,
+            temporaries: None,
+        });
         Ok(())
     }
 
@@ -373,6 +406,7 @@ impl Txn {
             }
             Effect::Release(name) => self.journal.release(name),
             Effect::RollbackTo(name) => {
+                self.doubt_temporaries();
                 self.journal.rollback_to(name);
                 self.settings_version += 1;
                 if let Block::Failed(begin) = &self.block {
@@ -411,6 +445,17 @@ impl Txn {
             Effect::Pin => {
                 if let Some(p) = shard.and_then(|s| self.participant(s)) {
                     p.link().pinned = true;
+                    if let Some(temporaries) = &mut p.temporaries {
+                        temporaries.only_pin = false;
+                    }
+                }
+            }
+            Effect::PinTemporaries => {
+                if let Some(p) = shard.and_then(|s| self.participant(s))
+                    && !p.link_ref().pinned
+                {
+                    p.link().pinned = true;
+                    p.temporaries.get_or_insert_default().only_pin = true;
                 }
             }
         }
@@ -441,6 +486,7 @@ impl Txn {
             Block::None => return,
             Block::Open(b) | Block::Failed(b) => b.clone(),
         };
+        self.doubt_temporaries();
         let changed = self.journal.sets_anything();
         if committed {
             self.settings = self.journal.lasting(&self.settings);
@@ -480,6 +526,9 @@ impl Txn {
                 }
                 p.wrote = false;
                 p.began = false;
+                if let (true, Some(temporaries)) = (failed, &mut p.temporaries) {
+                    temporaries.unsure = true;
+                }
             }
             (Block::None, b'T' | b'E') => {
                 // Opened by a BEGIN inside a longer message; its words are not kept, READ COMMITTED's rules are.
@@ -522,11 +571,73 @@ impl Txn {
         let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return };
         let mut p = self.participants.remove(at);
         p.lease.broken = true;
+        self.bereft |= p.link_ref().pinned;
         self.running.ends(&p.lease.cancel);
         let took_part = p.began;
         drop(p);
         if took_part {
             self.fail();
+        }
+    }
+
+    /// A link went that held state which the client believes to be there.
+    pub fn is_bereft(&self) -> bool {
+        self.bereft
+    }
+
+    /// A statement is sent that may make or drop temporary relations.
+    pub fn touches_temporaries(&mut self, shard: ShardId) {
+        if let Some(p) = self.participant(shard) {
+            let temporaries = p.temporaries.get_or_insert_default();
+            temporaries.unsure = true;
+            temporaries.in_group = true;
+        }
+    }
+    /// Some link has temporary relations, or may have.
+    pub fn may_have_temporaries(&self) -> bool {
+        self.participants.iter().any(|p| p.temporaries.is_some())
+    }
+    /// Temporary relations as they were when they were last looked at.
+    pub fn temporaries(&self) -> impl Iterator<Item = (ShardId, &TemporaryRelation)> {
+        self.participants
+            .iter()
+            .flat_map(|p| p.temporaries.iter().flat_map(|t| &t.relations).map(|relation| (p.shard, relation)))
+    }
+    /// The links whose server has to be asked.
+    pub fn unsure_of_temporaries(&self) -> SmallVec<[ShardId; 2]> {
+        let unsure = |p: &&Participant| p.temporaries.as_ref().is_some_and(|t| t.unsure);
+        self.participants.iter().filter(unsure).map(|p| p.shard).collect()
+    }
+    /// A server's answer. `complete`: nothing else is in its temporary schema, and no rollback can bring anything back.
+    pub fn learned_temporaries(&mut self, shard: ShardId, relations: Vec<TemporaryRelation>, complete: bool) {
+        let mut changed = false;
+        if let Some(p) = self.participant(shard) {
+            let known = p.temporaries.get_or_insert_default();
+            changed = known.relations != relations;
+            known.relations = relations;
+            known.unsure = false;
+            if known.relations.is_empty() && complete {
+                let unpin = known.only_pin;
+                p.temporaries = None;
+                if unpin {
+                    p.link().pinned = false;
+                }
+            }
+        }
+        if changed {
+            self.settings_version += 1;
+        }
+    }
+    /// A group of messages ends on that link, and with it an implicit transaction.
+    pub fn doubt_temporaries_of(&mut self, shard: ShardId) {
+        if let Some(temporaries) = self.participant(shard).and_then(|p| p.temporaries.as_mut()) {
+            temporaries.unsure |= temporaries.in_group;
+            temporaries.in_group = false;
+        }
+    }
+    fn doubt_temporaries(&mut self) {
+        for temporaries in self.participants.iter_mut().filter_map(|p| p.temporaries.as_mut()) {
+            temporaries.unsure = true;
         }
     }
 

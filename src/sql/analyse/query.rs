@@ -1169,6 +1169,10 @@ impl<'a> Resolver<'a> {
                 self.facts.catalogs = true;
                 Ok(unknown(self))
             }
+            Found::Temporary => {
+                self.facts.temporaries.push(name.to_string());
+                Ok(unknown(self))
+            }
             Found::Unknown => {
                 let full = match &schema {
                     Some(schema) => format!("{schema}.{name}"),
@@ -1208,6 +1212,10 @@ impl<'a> Resolver<'a> {
 
     pub fn table(&self, schema: Option<&str>, name: &str) -> Found<'a> {
         let catalog = self.scope.catalog;
+        // a view's definition names nothing temporary, or it would be temporary itself
+        if self.views.is_empty() && self.scope.is_temporary(schema, name) {
+            return Found::Temporary;
+        }
         let found = match schema {
             Some("pg_catalog" | "information_schema" | "pg_toast") => return Found::Catalog,
             Some(schema) => catalog.table(schema, name),
@@ -1275,6 +1283,8 @@ impl<'a> Resolver<'a> {
 pub(super) enum Found<'a> {
     Table(&'a Arc<Table>),
     Catalog,
+    /// only this session has it; its columns are not known
+    Temporary,
     Unknown,
 }
 

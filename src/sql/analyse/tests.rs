@@ -115,7 +115,7 @@ fn facts_of(sql: &str, piece: usize) -> Result<Facts, NotUnderstood> {
     scan.scan(sql, true).expect("the text is lexically right");
     let catalog = catalog();
     let path = [Arc::from("public")];
-    analyse(sql, &scan, piece, &Scope { catalog: &catalog, search_path: &path })
+    analyse(sql, &scan, piece, &Scope { catalog: &catalog, search_path: &path, temporaries: &[] })
         .map(|f| Facts { occurrences: f.occurrences, ..f })
 }
 

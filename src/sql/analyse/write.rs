@@ -60,6 +60,10 @@ impl<'a> Resolver<'a> {
                 self.facts.catalogs = true;
                 return Ok(None);
             }
+            Found::Temporary => {
+                self.facts.temporaries.push(relation.to_string());
+                return Ok(None);
+            }
             Found::Unknown => {
                 self.facts.unknown_tables.push(match &schema {
                     Some(schema) => format!("{schema}.{relation}"),
@@ -84,17 +88,6 @@ impl<'a> Resolver<'a> {
             occurrences: first..first + 1,
         });
         Ok(Some(Target { table, occurrence, columns, names }))
-    }
-
-    /// A statement on a table that is not known: what it reads still counts.
-    fn without_target(&mut self, rel: Rel, start: ColId, first: usize) -> Output {
-        Output {
-            rel,
-            fields: Vec::new(),
-            complete: false,
-            ids: start..self.next_id(),
-            occurrences: first..self.occurrences.len(),
-        }
     }
 
     // -- INSERT
@@ -126,11 +119,7 @@ impl<'a> Resolver<'a> {
         let first = self.occurrences.len();
         let alias = insert.table_alias.as_ref().map(|a| &a.alias);
         let Some(target) = self.target(name, alias, Access::Insert)? else {
-            let rel = match &insert.source {
-                Some(query) => self.query(query, parent, ctes)?.rel,
-                None => Rel::nothing(),
-            };
-            return Ok(self.without_target(rel, start, first));
+            return self.insert_elsewhere(insert, start, first, parent, ctes);
         };
         let listed = self.listed_columns(target.table, &insert.columns)?;
         let mut subs = Vec::new();
@@ -184,6 +173,37 @@ impl<'a> Resolver<'a> {
         let names = target.names.clone();
         let returning = insert.returning.as_deref().unwrap_or_default();
         self.finish(input, always(), subs, returning, &names, start, first, parent, ctes)
+    }
+
+    /// An INSERT into a table whose columns are not known: what it reads still counts.
+    fn insert_elsewhere(
+        &mut self,
+        insert: &Insert,
+        start: ColId,
+        first: usize,
+        parent: Option<&Level<'_>>,
+        ctes: Option<&CteNames<'_>>,
+    ) -> Result<Output> {
+        let rel = match &insert.source {
+            Some(query) => self.query(query, parent, ctes)?.rel,
+            None => Rel::nothing(),
+        };
+        let names = Names { incomplete: true, ..Names::default() };
+        let level = Level::new(&names, parent, ctes);
+        let mut subs = Vec::new();
+        if let Some(on) = &insert.on {
+            let OnInsert::OnConflict(on) = on else { return self.unsupported("a clause of this INSERT") };
+            if let OnConflictAction::DoUpdate(update) = &on.action {
+                for assignment in &update.assignments {
+                    self.scalar(&assignment.value, &level, &mut subs)?;
+                }
+                if let Some(e) = &update.selection {
+                    self.cond(e, true, &level, &mut subs)?;
+                }
+            }
+        }
+        let returning = insert.returning.as_deref().unwrap_or_default();
+        self.finish(rel, always(), subs, returning, &names, start, first, parent, ctes)
     }
 
     /// Columns by position that values go to.
