@@ -267,6 +267,7 @@ impl<'a> Resolver<'a> {
                 given: always(),
                 having: always(),
                 subs,
+                late_subs: Vec::new(),
                 grouping: Grouping::Plain,
                 barrier: (tail.limited || !tail.locks.is_empty()).then(HashSet::new),
                 own: output.ids.clone(),
@@ -473,26 +474,28 @@ impl<'a> Resolver<'a> {
             None => always(),
         };
         let mut given = Vec::new();
-        let (fields, complete) = self.projection(&select.projection, start, &level, &mut subs, &mut given)?;
-        let grouping = self.group_by(&select.group_by, &fields, &level, &mut subs)?;
+        let mut late_subs = Vec::new();
+        let (fields, complete) =
+            self.projection(&select.projection, start, &level, &mut late_subs, &mut given)?;
+        let grouping = self.group_by(&select.group_by, &fields, &level, &mut late_subs)?;
         let having = match &select.having {
-            Some(e) => self.cond(e, true, &level, &mut subs)?,
+            Some(e) => self.cond(e, true, &level, &mut late_subs)?,
             None => always(),
         };
         for window in &select.named_window {
             if let sqlparser::ast::NamedWindowExpr::WindowSpec(spec) = &window.1 {
-                self.window_columns(spec, &level, &mut subs)?;
+                self.window_columns(spec, &level, &mut late_subs)?;
             }
         }
         let mut open: Option<HashSet<ColId>> = None;
         match &select.distinct {
             None | Some(Distinct::All | Distinct::Distinct) => {}
             Some(Distinct::On(exprs)) => {
-                open = Some(self.distinct_on(exprs, &fields, complete, &level, &mut subs)?);
+                open = Some(self.distinct_on(exprs, &fields, complete, &level, &mut late_subs)?);
             }
         }
         for e in tail.order_by.iter().chain(&tail.limits) {
-            self.scalar(e, &level, &mut subs)?;
+            self.scalar(e, &level, &mut late_subs)?;
         }
         if tail.limited || !tail.locks.is_empty() {
             open = Some(HashSet::new());
@@ -529,6 +532,7 @@ impl<'a> Resolver<'a> {
                 given: and(given),
                 having,
                 subs,
+                late_subs,
                 grouping,
                 barrier: open,
                 own: own.clone(),

@@ -79,7 +79,11 @@ pub(super) struct Block {
     /// what is known of the output columns themselves (constants, outer columns)
     pub given: P,
     pub having: P,
+    /// queries in expressions that are evaluated for each input row
     pub subs: Vec<Rel>,
+    /// queries in expressions that are evaluated for each row that comes out, which may be one although no input row
+    /// passes the filter: `SELECT count(*), (SELECT ...) FROM t WHERE false`
+    pub late_subs: Vec<Rel>,
     pub grouping: Grouping,
     /// Some: conditions from outside may pass only on these of its own columns (LIMIT: none of them)
     pub barrier: Option<HashSet<ColId>>,
@@ -306,18 +310,25 @@ impl Walk<'_> {
     }
 
     fn push_block(&mut self, block: &Block, need: &[P]) {
+        let rows_of_nothing = matches!(block.grouping, Grouping::Whole | Grouping::Sets);
+        if rows_of_nothing && !block.late_subs.is_empty() {
+            let mut late: Vec<P> = need.iter().map(|p| restrict(p, &|c| !block.own.contains(&c))).collect();
+            late.push(block.visible_having());
+            block.late_subs.iter().for_each(|sub| self.push(sub, &late));
+        }
         let mut inner: Vec<P> =
             need.iter().map(|p| restrict(p, &|c| !block.own.contains(&c) || block.lets_through(c))).collect();
         inner.push(block.filter.clone());
         inner.push(block.given.clone());
         inner.push(block.visible_having());
         self.push(&block.input, &inner);
-        if !block.subs.is_empty() {
+        let late = if rows_of_nothing { &[][..] } else { &block.late_subs[..] };
+        if !block.subs.is_empty() || !late.is_empty() {
             let mut present = HashSet::new();
             inner.iter().for_each(|p| non_null(p, &mut present));
             let input = self.facts(&block.input, &present);
             inner.push(input);
-            block.subs.iter().for_each(|sub| self.push(sub, &inner));
+            block.subs.iter().chain(late).for_each(|sub| self.push(sub, &inner));
         }
     }
 

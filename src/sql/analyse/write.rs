@@ -531,6 +531,7 @@ impl<'a> Resolver<'a> {
                 given: and(given),
                 having: always(),
                 subs,
+                late_subs: Vec::new(),
                 grouping: Grouping::Plain,
                 barrier: Some(HashSet::new()),
                 own: own.clone(),
