@@ -57,7 +57,7 @@ const MAX_CHAIN: u32 = 1_000;
 /// Bytes of one statement. A tree takes about fifty times the text.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Steps of deriving conditions.
-const BUDGET: usize = 4_000_000;
+const BUDGET: usize = 2_000_000;
 
 /// Why a statement could not be understood. Planner decides: a one-shard database passes it through, others refuse.
 #[derive(Debug, Clone)]
@@ -262,6 +262,7 @@ fn read(
         views: Vec::new(),
         mentioned: Vec::new(),
         relations: 0,
+        names: 0,
         overriding_user: removed.overriding_user,
     };
     let output = match &statement {

@@ -109,7 +109,7 @@ pub struct Scan {
     pub max_param: u16,
     /// from comments before the first token of the text
     pub hints: Hints,
-    /// deepest nesting of parentheses, brackets and CASE
+    /// deepest nesting of parentheses, brackets, CASE, and joins that wait for their condition
     pub depth: u32,
     /// longest run of operators, UNION arms, `::` or `[` that would make a left-deep tree
     pub chain: u32,
@@ -120,6 +120,8 @@ pub struct Scan {
     nesting: Vec<Level>,
 }
 
+/// What a JOIN within a JOIN adds to the depth: the parser takes more stack for it than for a parenthesis.
+const JOIN_DEPTH: u32 = 8;
 /// Nesting beyond this is counted but not remembered; no statement that deep is ever parsed.
 const REMEMBERED_LEVELS: usize = 4096;
 /// `clear` gives larger buffers back, so that an idle session does not hold on to a bulk INSERT.
@@ -141,6 +143,10 @@ struct Chain {
     operators: u32,
     /// UNION, INTERSECT, EXCEPT, JOIN; no comma ends these
     arms: u32,
+    /// JOINs whose ON or USING has not come: `a JOIN b JOIN c ON .. ON ..` nests without a parenthesis
+    pending: u32,
+    /// the same for all levels around this one
+    pending_around: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -413,6 +419,7 @@ impl Run<'_> {
                 self.mark(b',');
                 self.note_chain();
                 self.level.operators = 0;
+                self.level.pending = 0;
             }
             Kind::Semicolon => {
                 self.mark(b';');
@@ -558,8 +565,16 @@ impl Run<'_> {
                 self.level.arms += 1;
                 self.level.operators = 0;
             }
+            b"on" | b"using" => self.level.pending = self.level.pending.saturating_sub(1),
             b"join" => {
                 self.level.arms += 1;
+                let before = &self.out[self.before_word.clone()];
+                if self.before == Before::Word && !matches!(before, b"cross" | b"natural") {
+                    self.level.pending += 1;
+                    let joins = self.level.pending_around + self.level.pending;
+                    let nested = self.nesting.len() as u32 + joins * JOIN_DEPTH;
+                    self.scan.depth = self.scan.depth.max(nested);
+                }
                 // an alias to Postgres, a kind of join to the parser
                 if self.before == Before::Word
                     && matches!(&self.out[self.before_word.clone()], b"semi" | b"anti" | b"asof" | b"global")
@@ -631,7 +646,8 @@ impl Run<'_> {
         } else {
             self.unremembered += 1;
         }
-        self.level = Chain::default();
+        self.level =
+            Chain { pending_around: self.level.pending_around + self.level.pending, ..Chain::default() };
         self.scan.depth = self.scan.depth.max(self.nesting.len() as u32 + self.unremembered);
     }
 

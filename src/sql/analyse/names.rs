@@ -3,7 +3,7 @@
 use super::pred::ColId;
 use sqlparser::ast::Ident;
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -80,6 +80,22 @@ impl Names {
     /// A field that is there exactly once. Err: it is there twice, or may be hidden in what is not known.
     pub fn unqualified(&self, name: &str) -> Result<Option<ColId>, ()> {
         unique(&self.fields, name, !self.incomplete)
+    }
+
+    /// [`Names::unqualified`] for many names: the fields are walked once.
+    pub fn by_name(&self) -> impl Fn(&str) -> Result<Option<ColId>, ()> + '_ {
+        let mut found: HashMap<&str, Result<ColId, ()>> = HashMap::with_capacity(self.fields.len());
+        for field in &self.fields {
+            if let Some(name) = &field.name {
+                found.entry(name).and_modify(|id| *id = Err(())).or_insert(Ok(field.id));
+            }
+        }
+        let sure = !self.incomplete && self.fields.iter().all(|f| f.name.is_some());
+        move |name| match found.get(name) {
+            Some(Ok(id)) => Ok(Some(*id)),
+            None if sure => Ok(None),
+            _ => Err(()),
+        }
     }
 }
 

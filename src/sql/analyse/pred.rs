@@ -33,6 +33,16 @@ pub(super) enum Pred {
     NotNull(ColId),
 }
 
+impl Pred {
+    /// How many parts it has: what it costs to walk over it, or to copy it.
+    pub fn weight(&self) -> usize {
+        match self {
+            Pred::And(parts) | Pred::Or(parts) => 1 + parts.iter().map(|p| p.weight()).sum::<usize>(),
+            _ => 1,
+        }
+    }
+}
+
 pub(super) fn always() -> P {
     Rc::new(Pred::True)
 }
@@ -230,7 +240,7 @@ impl Known {
 pub(super) struct Budget(pub usize);
 
 impl Budget {
-    fn spend(&mut self, steps: usize) -> bool {
+    pub fn spend(&mut self, steps: usize) -> bool {
         let enough = self.0 >= steps;
         self.0 = self.0.saturating_sub(steps);
         enough

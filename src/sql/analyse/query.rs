@@ -19,15 +19,19 @@ use sqlparser::ast::{
     TableWithJoins, WildcardAdditionalOptions, With, XmlTableColumnOption,
 };
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 pub(super) type Result<T> = std::result::Result<T, NotUnderstood>;
 
-/// Tables of one statement, views expanded. Deriving conditions is cubic in the worst case.
+/// Items of FROM in one statement, views expanded.
 const MAX_RELATIONS: usize = 256;
+/// Columns of all relations together, and of one select list: stars within stars would double them at each level.
+const MAX_COLUMNS: usize = 500_000;
+/// Columns in scope, added up over all joins: each join offers those of both its sides.
+const MAX_NAMES: usize = 10_000_000;
 /// Views within views.
 const MAX_VIEW_DEPTH: usize = 32;
 /// Stack that is left before a new segment is taken, and the size of a segment, in bytes.
@@ -107,7 +111,10 @@ pub(super) struct Resolver<'a> {
     pub budget: Budget,
     pub views: Vec<QualifiedName>,
     pub mentioned: Vec<Mentioned>,
+    /// items of FROM, see [`MAX_RELATIONS`]
     pub relations: usize,
+    /// see [`MAX_NAMES`]
+    pub names: usize,
     pub overriding_user: bool,
 }
 
@@ -556,6 +563,9 @@ impl<'a> Resolver<'a> {
         let mut fields = Vec::with_capacity(items.len());
         let mut complete = true;
         for item in items {
+            if fields.len() > MAX_COLUMNS {
+                return Err(too_complex("the select list has too many columns"));
+            }
             let (e, name) = match item {
                 SelectItem::UnnamedExpr(e) => (e, name_of(e)),
                 SelectItem::ExprWithAlias { expr, alias } => (expr, Some(folded(alias))),
@@ -813,6 +823,10 @@ impl<'a> Resolver<'a> {
             let right_ids = right.ids.clone();
             let mut both = acc.names.clone();
             both.extend(right.names.clone());
+            self.names += both.fields.len();
+            if self.names > MAX_NAMES {
+                return Err(too_complex("the statement joins too many columns"));
+            }
             let mut subs = Vec::new();
             let mut merged = Vec::new();
             let (on, names) = match constraint {
@@ -859,8 +873,9 @@ impl<'a> Resolver<'a> {
     ) -> (P, Names) {
         let mut on = Vec::new();
         let mut fields = Vec::new();
+        let (ours, theirs) = (left.by_name(), right.by_name());
         for name in names {
-            let (l, r) = (left.unqualified(name), right.unqualified(name));
+            let (l, r) = (ours(name), theirs(name));
             let id = match (l, r) {
                 (Ok(Some(l)), Ok(Some(r))) => {
                     on.push(self.equal(l, r));
@@ -881,10 +896,11 @@ impl<'a> Resolver<'a> {
             };
             fields.push(Field { name: Some(Rc::clone(name)), id });
         }
+        let joined: HashSet<&Rc<str>> = names.iter().collect();
         let rest = |side: &Names| -> Vec<Field> {
             side.fields
                 .iter()
-                .filter(|f| f.name.as_ref().is_none_or(|n| !names.contains(n)))
+                .filter(|f| f.name.as_ref().is_none_or(|n| !joined.contains(n)))
                 .cloned()
                 .collect()
         };
@@ -905,6 +921,13 @@ impl<'a> Resolver<'a> {
         parent: Option<&Level<'_>>,
         ctes: Option<&CteNames<'_>>,
     ) -> Result<Item> {
+        self.relations += 1;
+        if self.relations > MAX_RELATIONS {
+            return Err(too_complex("the statement names too many tables"));
+        }
+        if self.columns.len() > MAX_COLUMNS {
+            return Err(too_complex("the statement has too many columns"));
+        }
         with_stack(|| self.factor_here(factor, beside, parent, ctes))
     }
 
@@ -1122,10 +1145,6 @@ impl<'a> Resolver<'a> {
                 }),
                 ids: columns,
             });
-        }
-        self.relations += 1;
-        if self.relations > MAX_RELATIONS {
-            return Err(too_complex("the statement names too many tables"));
         }
         match self.table(schema.as_deref(), &name) {
             Found::Table(table) if table.kind == TableKind::View => {
@@ -1370,14 +1389,27 @@ fn aliased(mut fields: Vec<Field>, alias: Option<&TableAlias>) -> Vec<Field> {
     fields
 }
 
-/// Names that both sides of a NATURAL join have. None: one side may have columns that are not known.
+/// Names that both sides of a NATURAL join have. None: one side may have columns that are not known, or one of
+/// them twice, which Postgres refuses.
 fn common_names(left: &Names, right: &Names) -> Option<Vec<Rc<str>>> {
     if left.incomplete || right.incomplete {
         return None;
     }
     let names = |side: &Names| side.fields.iter().map(|f| f.name.clone()).collect::<Option<Vec<_>>>();
-    let (left, right) = (names(left)?, names(right)?);
-    Some(left.into_iter().filter(|n| right.contains(n)).collect())
+    let mut others: HashMap<Rc<str>, usize> = HashMap::new();
+    for name in names(right)? {
+        *others.entry(name).or_default() += 1;
+    }
+    let mut seen = HashSet::new();
+    let mut common = Vec::new();
+    for name in names(left)? {
+        let Some(times) = others.get(&name) else { continue };
+        if *times > 1 || !seen.insert(Rc::clone(&name)) {
+            return None;
+        }
+        common.push(name);
+    }
+    Some(common)
 }
 
 pub(super) fn column_type(column: &Column) -> Option<ColumnType> {

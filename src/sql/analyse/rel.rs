@@ -119,6 +119,9 @@ pub(super) struct Cte {
     pub readers: usize,
 }
 
+/// Steps for looking at one relation, whatever is known of it.
+const VISIT: usize = 16;
+
 /// Both walks over one statement.
 pub(super) struct Walk<'a> {
     pub ctes: &'a mut Vec<Cte>,
@@ -130,7 +133,12 @@ pub(super) struct Walk<'a> {
 impl Walk<'_> {
     /// What holds for every row that comes out, given that the columns in `present` are not NULL in it.
     pub fn facts(&mut self, rel: &Rel, present: &HashSet<ColId>) -> P {
-        with_stack(|| self.facts_here(rel, present))
+        if !self.budget.spend(VISIT + present.len()) {
+            return always();
+        }
+        let found = with_stack(|| self.facts_here(rel, present));
+        // whoever asked is going to walk over it
+        if self.budget.spend(found.weight()) { found } else { always() }
     }
 
     fn facts_here(&mut self, rel: &Rel, present: &HashSet<ColId>) -> P {
@@ -210,8 +218,11 @@ impl Walk<'_> {
     }
 
     /// `need` holds whenever a row of `rel` matters; find the same for the tables beneath.
+    /// Tables that are not reached, because the budget is spent, stay without a condition.
     pub fn push(&mut self, rel: &Rel, need: &[P]) {
-        with_stack(|| self.push_here(rel, need));
+        if self.budget.spend(VISIT + need.iter().map(|p| p.weight()).sum::<usize>()) {
+            with_stack(|| self.push_here(rel, need));
+        }
     }
 
     fn push_here(&mut self, rel: &Rel, need: &[P]) {

@@ -18,6 +18,11 @@ use std::ops::Range;
 
 /// Nested parentheses, sub-selects and CASE that the parser may follow.
 const PARSER_DEPTH: usize = 300;
+/// Bytes of stack below which the parser takes a new segment. Between two looks at it there may be as many nested
+/// joins as the scanner lets pass, whose frames are large in a build without optimisation.
+const PARSER_RED_ZONE: usize = 2 << 20;
+/// Bytes of such a segment.
+const PARSER_SEGMENT: usize = 4 << 20;
 
 /// The text that a tree was made of.
 #[derive(Clone, Copy)]
@@ -98,11 +103,14 @@ pub(super) fn parse(
         return Err(syntax(text, base, "its literals are read in two ways"));
     }
     let (tokens, removed) = rewrite(tokens);
+    recursive::set_minimum_stack_size(PARSER_RED_ZONE);
+    recursive::set_stack_allocation_size(PARSER_SEGMENT);
     let mut parser = Parser::new(&dialect)
         .with_options(ParserOptions::new().with_unescape(false))
         .with_recursion_limit(PARSER_DEPTH)
         .with_tokens_with_locations(tokens);
-    let statement = parser.parse_statement().map_err(|e| match e {
+    let parsed = stacker::maybe_grow(PARSER_RED_ZONE, PARSER_SEGMENT, || parser.parse_statement());
+    let statement = parsed.map_err(|e| match e {
         ParserError::RecursionLimitExceeded => too_complex("the statement is nested too deeply"),
         ParserError::ParserError(m) | ParserError::TokenizerError(m) => syntax(text, base, &m),
     })?;
