@@ -264,6 +264,7 @@ fn read(
         relations: 0,
         names: 0,
         overriding_user: removed.overriding_user,
+        passed_rules: false,
     };
     let output = match &statement {
         Statement::Query(query) => resolver.query(query, None, None)?,

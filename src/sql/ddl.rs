@@ -517,6 +517,13 @@ fn create_view(c: &mut Cursor<'_>, catalog: &mut Catalog, oid: u32, materialized
         c.peek()?;
         c.at += 1;
     }
+    // what the view checks on writing is no part of its query
+    let word = |at: usize, w: &str| c.tokens.get(at).is_some_and(|t| t.is_word(c.text, w));
+    let end = c.tokens.len();
+    if end > 3 && word(end - 2, "check") && word(end - 1, "option") {
+        let with = if word(end - 3, "with") { end - 3 } else { end - 4 };
+        c.tokens = &c.tokens[..with];
+    }
     let definition = qualified_definition(c, catalog);
     let kind = if materialized { TableKind::MaterializedView } else { TableKind::View };
     let columns = columns_of_query(&definition, catalog)?;

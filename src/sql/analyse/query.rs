@@ -116,6 +116,8 @@ pub(super) struct Resolver<'a> {
     /// see [`MAX_NAMES`]
     pub names: usize,
     pub overriding_user: bool,
+    /// a view within a view has rules or triggers
+    pub passed_rules: bool,
 }
 
 impl<'a> Resolver<'a> {
@@ -1256,7 +1258,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// A view's definition, read as a query of its own.
-    fn view(&mut self, table: &'a Arc<Table>) -> Result<Output> {
+    pub fn view(&mut self, table: &'a Arc<Table>) -> Result<Output> {
         let Some(definition) = table.view_definition.as_deref() else {
             return self
                 .unsupported(&format!("the view {}, whose definition is not known,", table.name.name));
@@ -1264,6 +1266,7 @@ impl<'a> Resolver<'a> {
         if self.views.len() >= MAX_VIEW_DEPTH || self.views.contains(&table.name) {
             return Err(too_complex("views are nested too deeply"));
         }
+        self.passed_rules |= !self.views.is_empty() && (table.has_rules || table.has_triggers);
         let parsed = super::guard_definition(definition).and_then(|()| text::parse(definition, 0, None));
         let (statement, _) = match parsed {
             Ok(parsed) => parsed,

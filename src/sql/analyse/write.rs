@@ -2,7 +2,7 @@
 
 use super::NotUnderstood;
 use super::expr::{Scalar, null};
-use super::names::{CteNames, Level, Names, Relation, folded};
+use super::names::{CteNames, Field, Level, Names, Relation, folded};
 use super::pred::{ColId, P, Pred, Targets, always, and, or, project, rename};
 use super::query::{Found, Item, Output, OutputField, Resolver, Result, span_of, table_fields};
 use super::rel::{Block, Grouping, Join, JoinKind, Rel};
@@ -28,6 +28,39 @@ struct Target<'a> {
     occurrence: usize,
     columns: Range<ColId>,
     names: Names,
+    /// its rows, where it is read as well
+    rel: Rel,
+    ids: Range<ColId>,
+    through: Option<Through<'a>>,
+}
+
+/// A view that its server writes through: one table beneath, each row of the view is one row of it.
+struct Through<'a> {
+    view: &'a Arc<Table>,
+    /// per column of the view the table's column that it is
+    origins: Vec<Option<usize>>,
+}
+
+impl Target<'_> {
+    /// The table's column of that name. None: there is none; Some(None): it is an expression of a view.
+    fn column(&self, name: &str) -> Option<Option<usize>> {
+        match &self.through {
+            None => self.table.column(name).map(Some),
+            Some(through) => through.view.column(name).map(|at| through.origins[at]),
+        }
+    }
+    fn name(&self) -> &str {
+        &self.through.as_ref().map_or(self.table, |t| t.view).name.name
+    }
+    /// A row that gives no value for the column has NULL there.
+    fn is_null_by_default(&self, column: usize) -> bool {
+        let c = &self.table.columns[column];
+        let by_view = self.through.iter().any(|t| {
+            let named = t.origins.iter().zip(&t.view.columns);
+            named.filter(|(origin, _)| **origin == Some(column)).any(|(_, c)| c.default.is_some())
+        });
+        c.default.is_none() && !c.generated && !c.identity && !by_view
+    }
 }
 
 impl<'a> Resolver<'a> {
@@ -72,22 +105,83 @@ impl<'a> Resolver<'a> {
                 return Ok(None);
             }
         };
-        if table.kind == TableKind::View {
-            return Err(NotUnderstood::Syntax(
-                Error::unsupported(format!("writing through the view \"{}\" is not served", table.name.name))
-                    .hint("Write to the table beneath the view."),
-            ));
-        }
         let first = self.occurrences.len();
+        let shown = alias.map_or_else(|| Rc::clone(&relation), folded);
+        let schema = alias.is_none().then(|| (&*table.name.schema).into());
+        if table.kind == TableKind::View {
+            return self.beneath(table, access, shown, schema).map(Some);
+        }
         let (occurrence, columns) = self.occurrence(table, access, span_of(name));
         let names = Names::of(Relation {
-            name: alias.map_or_else(|| Rc::clone(&relation), folded),
-            schema: alias.is_none().then(|| (&*table.name.schema).into()),
+            name: shown,
+            schema,
             fields: table_fields(table, &columns),
             complete: true,
             occurrences: first..first + 1,
         });
-        Ok(Some(Target { table, occurrence, columns, names }))
+        let rel = Rel::Scan { occurrence, columns: columns.clone() };
+        Ok(Some(Target { table, occurrence, ids: columns.clone(), columns, names, rel, through: None }))
+    }
+
+    /// The table beneath a view, if the server would write to it (manual, "Updatable Views"). Whether it does is for
+    /// the server to say; here only what it would do counts.
+    fn beneath(
+        &mut self,
+        view: &'a Arc<Table>,
+        access: Access,
+        shown: Rc<str>,
+        schema: Option<Rc<str>>,
+    ) -> Result<Target<'a>> {
+        let refused = || {
+            Err(NotUnderstood::Syntax(
+                Error::unsupported(format!("writing through the view \"{}\" is not served", view.name.name))
+                    .hint("Write to the table beneath the view."),
+            ))
+        };
+        if view.has_rules || view.has_triggers {
+            return refused();
+        }
+        let first = self.occurrences.len();
+        self.passed_rules = false;
+        let output = self.view(view)?;
+        let Some((occurrence, columns)) = one_scan(&output.rel) else { return refused() };
+        // A view in between may do something else with what is written to it.
+        let plain = !self.passed_rules;
+        // What a check option reads beside the row is not followed.
+        let alone = self.occurrences.len() == first + 1;
+        let fits = output.complete && output.fields.len() == view.columns.len();
+        let Some(table) = self.beneath_of(occurrence) else { return refused() };
+        if !plain || !fits || !(alone || access == Access::Delete) {
+            return refused();
+        }
+        let origins = output
+            .fields
+            .iter()
+            .map(|f| columns.contains(&f.id).then(|| (f.id - columns.start) as usize))
+            .collect();
+        self.occurrences[occurrence].access = access;
+        let fields = output
+            .fields
+            .iter()
+            .zip(&view.columns)
+            .map(|(f, c)| Field { name: Some((&*c.name).into()), id: f.id })
+            .collect();
+        let occurrences = output.occurrences.clone();
+        let names = Names::of(Relation { name: shown, schema, fields, complete: true, occurrences });
+        Ok(Target {
+            table,
+            occurrence,
+            columns,
+            names,
+            rel: output.rel,
+            ids: output.ids,
+            through: Some(Through { view, origins }),
+        })
+    }
+
+    /// The catalog's own entry of the table that is mentioned there.
+    fn beneath_of(&self, occurrence: usize) -> Option<&'a Arc<Table>> {
+        self.scope.catalog.tables.get(&self.occurrences[occurrence].table.name)
     }
 
     // -- INSERT
@@ -121,7 +215,7 @@ impl<'a> Resolver<'a> {
         let Some(target) = self.target(name, alias, Access::Insert)? else {
             return self.insert_elsewhere(insert, start, first, parent, ctes);
         };
-        let listed = self.listed_columns(target.table, &insert.columns)?;
+        let listed = self.listed_columns(&target, &insert.columns)?;
         let mut subs = Vec::new();
         let (input, must) = match &insert.source {
             None => (Rel::nothing(), and(self.defaults(&target, &[]))),
@@ -155,7 +249,13 @@ impl<'a> Resolver<'a> {
                 let excluded: Vec<ColId> =
                     target.columns.clone().map(|c| self.column(self.type_of(c))).collect();
                 let mut names = target.names.clone();
-                let fields = table_fields(target.table, &(excluded[0]..self.next_id()));
+                let mut fields = target.names.fields.clone();
+                for field in &mut fields {
+                    field.id = match target.columns.contains(&field.id) {
+                        true => excluded[(field.id - target.columns.start) as usize],
+                        false => self.column(None),
+                    };
+                }
                 names.relations.push(Rc::new(Relation {
                     name: "excluded".into(),
                     schema: None,
@@ -207,26 +307,30 @@ impl<'a> Resolver<'a> {
     }
 
     /// Columns by position that values go to.
-    fn listed_columns(&self, table: &Table, columns: &[ObjectName]) -> Result<Vec<usize>> {
+    fn listed_columns(&self, target: &Target<'_>, columns: &[ObjectName]) -> Result<Vec<usize>> {
         if columns.is_empty() {
-            return Ok((0..table.columns.len()).collect());
+            return match &target.through {
+                None => Ok((0..target.table.columns.len()).collect()),
+                Some(through) => match through.origins.iter().copied().collect() {
+                    Some(all) => Ok(all),
+                    None => self.unsupported("an INSERT without column list into a view with expressions"),
+                },
+            };
         }
-        columns
-            .iter()
-            .map(|name| {
-                let column = first_part(name).map(folded);
-                column.as_deref().and_then(|c| table.column(c)).ok_or_else(|| {
-                    NotUnderstood::Invalid(Error::client(
-                        UNDEFINED_COLUMN,
-                        format!(
-                            "column \"{}\" of relation \"{}\" does not exist",
-                            column.as_deref().unwrap_or_default(),
-                            table.name.name
-                        ),
-                    ))
-                })
-            })
-            .collect()
+        columns.iter().map(|name| self.written_column(target, name)).collect()
+    }
+
+    /// The column of the table that a name in a column list or after SET means.
+    fn written_column(&self, target: &Target<'_>, name: &ObjectName) -> Result<usize> {
+        let column = first_part(name).map(folded).unwrap_or_default();
+        match target.column(&column) {
+            Some(Some(at)) => Ok(at),
+            Some(None) => self.unsupported("writing to a view's column that is no column of its table"),
+            None => Err(NotUnderstood::Invalid(Error::client(
+                UNDEFINED_COLUMN,
+                format!("column \"{column}\" of relation \"{}\" does not exist", target.name()),
+            ))),
+        }
     }
 
     /// What is known of the columns that are not listed: NULL, where there is no default.
@@ -236,11 +340,9 @@ impl<'a> Resolver<'a> {
             .columns
             .iter()
             .enumerate()
-            .filter(|(i, c)| {
+            .filter(|(i, _)| {
                 !listed.contains(i)
-                    && c.default.is_none()
-                    && !c.generated
-                    && !c.identity
+                    && target.is_null_by_default(*i)
                     && self.type_of(target.columns.start + *i as ColId).is_some()
             })
             .map(|(i, _)| Rc::new(Pred::Eq(target.columns.start + i as ColId, null())))
@@ -270,8 +372,7 @@ impl<'a> Resolver<'a> {
             let mut parts = self.defaults(target, &listed[..row.len()]);
             for (e, column) in row.iter().zip(listed) {
                 let value = if is_default(e) {
-                    let c = &target.table.columns[*column];
-                    (c.default.is_none() && !c.generated && !c.identity).then(null)
+                    target.is_null_by_default(*column).then(null)
                 } else {
                     match self.scalar(e, &level, subs)? {
                         Scalar::Constant(operand) if self.is_written(target.table, *column) => Some(operand),
@@ -361,8 +462,8 @@ impl<'a> Resolver<'a> {
         }
         let start = self.next_id();
         let first = self.occurrences.len();
-        let target = self.factor_target(&update.table.relation, Access::Update)?;
-        let item = self.beside_target(target.as_ref(), from, parent, ctes)?;
+        let mut target = self.factor_target(&update.table.relation, Access::Update)?;
+        let item = self.beside_target(target.as_mut(), from, parent, ctes)?;
         let level = Level::new(&item.names, parent, ctes);
         let mut subs = Vec::new();
         let filter = match &update.selection {
@@ -401,9 +502,9 @@ impl<'a> Resolver<'a> {
         }
         let start = self.next_id();
         let first = self.occurrences.len();
-        let target = self.factor_target(&table.relation, Access::Delete)?;
+        let mut target = self.factor_target(&table.relation, Access::Delete)?;
         let using = delete.using.as_deref().unwrap_or_default();
-        let item = self.beside_target(target.as_ref(), using, parent, ctes)?;
+        let item = self.beside_target(target.as_mut(), using, parent, ctes)?;
         let level = Level::new(&item.names, parent, ctes);
         let mut subs = Vec::new();
         let filter = match &delete.selection {
@@ -429,7 +530,7 @@ impl<'a> Resolver<'a> {
     /// The target joined with FROM or USING.
     fn beside_target(
         &mut self,
-        target: Option<&Target<'_>>,
+        target: Option<&mut Target<'_>>,
         from: &[sqlparser::ast::TableWithJoins],
         parent: Option<&Level<'_>>,
         ctes: Option<&CteNames<'_>>,
@@ -440,13 +541,13 @@ impl<'a> Resolver<'a> {
         };
         let mut names = target.names.clone();
         names.extend(others.names);
-        let ids = target.columns.start..self.next_id();
+        let ids = target.ids.start..self.next_id();
         Ok(Item {
             rel: Rel::Join(Box::new(Join {
                 kind: JoinKind::Inner,
-                left: Rel::Scan { occurrence: target.occurrence, columns: target.columns.clone() },
+                left: std::mem::replace(&mut target.rel, Rel::nothing()),
                 right: others.rel,
-                left_ids: target.columns.clone(),
+                left_ids: target.ids.clone(),
                 right_ids: others.ids,
                 on: always(),
                 subs: Vec::new(),
@@ -482,17 +583,7 @@ impl<'a> Resolver<'a> {
                 _ => names.iter().map(|_| Scalar::Other).collect(),
             };
             for (name, value) in names.into_iter().zip(values) {
-                let column = first_part(name).map(folded);
-                let Some(column) = column.as_deref().and_then(|c| target.table.column(c)) else {
-                    return Err(NotUnderstood::Invalid(Error::client(
-                        UNDEFINED_COLUMN,
-                        format!(
-                            "column \"{}\" of relation \"{}\" does not exist",
-                            column.as_deref().unwrap_or_default(),
-                            target.table.name.name
-                        ),
-                    )));
-                };
+                let column = self.written_column(target, name)?;
                 let own = target.columns.start + column as ColId;
                 let value: Option<Operand> = match value {
                     // a column set to itself stays what it is
@@ -563,6 +654,9 @@ impl<'a> Resolver<'a> {
         let Some(target) = self.factor_target(&merge.table, access)? else {
             return self.unsupported("MERGE into a table that is not known");
         };
+        if target.through.is_some() {
+            return self.unsupported("MERGE into a view");
+        }
         let source = self.factor(&merge.source, &Names::default(), parent, ctes)?;
         let mut names = target.names.clone();
         names.extend(source.names.clone());
@@ -599,14 +693,20 @@ impl<'a> Resolver<'a> {
                     let [row] = values.rows.as_slice() else { return self.unsupported("this MERGE") };
                     let span = self.occurrences[target.occurrence].span.clone();
                     let (occurrence, columns) = self.occurrence(target.table, Access::Insert, span);
-                    let arm = Target { table: target.table, occurrence, columns, names: Names::default() };
-                    let listed = self.listed_columns(target.table, &insert.columns)?;
+                    let listed = self.listed_columns(&target, &insert.columns)?;
+                    let arm = Target {
+                        table: target.table,
+                        occurrence,
+                        ids: columns.clone(),
+                        columns,
+                        names: Names::default(),
+                        rel: Rel::nothing(),
+                        through: None,
+                    };
                     let mut fields = Vec::new();
                     for (i, e) in row.content.iter().enumerate() {
                         let (id, constant) = if is_default(e) {
-                            let column = listed.get(i).map(|c| &target.table.columns[*c]);
-                            let none =
-                                column.is_some_and(|c| c.default.is_none() && !c.generated && !c.identity);
+                            let none = listed.get(i).is_some_and(|c| target.is_null_by_default(*c));
                             (self.column(None), none.then(null))
                         } else {
                             match self.scalar(e, &level, &mut block_subs)? {
@@ -638,6 +738,17 @@ impl<'a> Resolver<'a> {
             None => &[],
         };
         self.finish(rel, always(), block_subs, returning, &names, start, first, parent, ctes)
+    }
+}
+
+/// The only table of a query whose rows are rows of that table.
+fn one_scan(rel: &Rel) -> Option<(usize, Range<ColId>)> {
+    match rel {
+        Rel::Scan { occurrence, columns } => Some((*occurrence, columns.clone())),
+        Rel::Block(block) if matches!(block.grouping, Grouping::Plain) && block.barrier.is_none() => {
+            one_scan(&block.input)
+        }
+        _ => None,
     }
 }
 
