@@ -681,7 +681,11 @@ impl Compiler<'_> {
                     return Vec::new();
                 }
                 let mut row: SmallVec<[Option<Value>; 1]> = self.key.iter().map(|_| None).collect();
+                let mut alternatives = Vec::new();
                 for part in parts {
+                    if let Cond::Or(_) = part {
+                        alternatives.push(part);
+                    }
                     let (column, value) = match part {
                         Cond::Eq(column, operand) => (column, Value::One(operand.clone())),
                         Cond::EqAny(column, operand) => (column, Value::Each(operand.clone())),
@@ -697,6 +701,21 @@ impl Compiler<'_> {
                     };
                     if let Some(position) = self.position(*column) {
                         row[position] = Some(value);
+                    }
+                }
+                if row.iter().all(Option::is_some) {
+                    return vec![NewRow(row)];
+                }
+                // Each row is one of the alternatives, with what holds for all.
+                for rows in alternatives.into_iter().map(|or| self.inserted(or)) {
+                    let filled: Vec<NewRow> = rows
+                        .into_iter()
+                        .map(|r| {
+                            NewRow(r.0.into_iter().zip(&row).map(|(one, all)| one.or(all.clone())).collect())
+                        })
+                        .collect();
+                    if filled.iter().all(|r| r.0.iter().all(Option::is_some)) {
+                        return filled;
                     }
                 }
                 vec![NewRow(row)]

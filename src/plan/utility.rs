@@ -11,7 +11,6 @@ use crate::sql::analyse::{self, NotUnderstood, Scope, analyse, analyse_from};
 use crate::sql::class::Class;
 use crate::sql::facts::{Access, Cond, Facts, FunctionUse, Occurrence};
 use crate::sql::lex::{Kind, Lexer, Token};
-use crate::sql::scan::{Literal, LiteralClass};
 use crate::sql::utility::{Name, copy_target, tables_named};
 use std::sync::Arc;
 
@@ -237,12 +236,8 @@ pub(super) fn reads_only_catalogs(
                 None => search_path.iter().any(|schema| is_listed(map, schema, name)),
             }
     };
-    let backslashes = |l: &Literal| {
-        l.class == LiteralClass::Escape
-            && statement.text.as_bytes().get(l.span.start as usize) == Some(&b'\'')
-    };
     matches!(class, Class::Query | Class::Explain { .. })
-        && !statement.literals().iter().any(backslashes)
+        && !statement.literals().iter().any(|l| analyse::has_backslashes(statement.text, l))
         && analyse::reads_only_catalogs(
             statement.text,
             statement.piece(),

@@ -138,10 +138,7 @@ pub fn analyse_from(
     }
     let literals =
         scan.literals.get(piece.literals.start as usize..piece.literals.end as usize).unwrap_or(&[]);
-    let backslashes = |l: &Literal| {
-        l.class == LiteralClass::Escape && text.as_bytes().get(l.span.start as usize) == Some(&b'\'')
-    };
-    if literals.iter().any(backslashes) {
+    if literals.iter().any(|l| has_backslashes(text, l)) {
         return Err(text::syntax("", 0, "it has a string whose backslashes are escapes"));
     }
     let understood = match scan.distrust {
@@ -154,6 +151,14 @@ pub fn analyse_from(
         }
         other => other,
     }
+}
+
+/// A plain string with backslashes in it, which are escapes because `standard_conforming_strings` is off.
+pub fn has_backslashes(text: &str, literal: &Literal) -> bool {
+    literal.class == LiteralClass::Escape
+        && text
+            .get(literal.span.start as usize..literal.span.end as usize)
+            .is_none_or(|l| l.starts_with('\'') && l.contains('\\'))
 }
 
 /// The statement once more, with its sugar written out. None: there is none, or it does not help.
@@ -264,6 +269,8 @@ fn read(
         relations: 0,
         names: 0,
         overriding_user: removed.overriding_user,
+        recursion: None,
+        symmetric: removed.symmetric,
         passed_rules: false,
     };
     let output = match &statement {

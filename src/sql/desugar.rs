@@ -49,7 +49,7 @@ impl Desugared<'_> {
 /// Rewrites the statement in bytes `span` of `text`, if it reads or writes rows (others are left alone):
 /// `TABLE t` (to SELECT), `ISNULL` and `NOTNULL`, strings continued on another line, integers in hexadecimal,
 /// octal, binary or with underscores, and constants written as a type's name before a string.
-/// ONLY before a table is left out: with its children the table is a wider, so still a sound, reading.
+/// `N'...'`, and `U&'...'` as some string. ONLY before a table is left out: with its children the table is a wider, so still a sound, reading.
 /// Strings are taken to be standard-conforming.
 pub fn desugar(text: &str, span: Range<u32>) -> Desugared<'_> {
     let statement = text.get(span.start as usize..span.end as usize).unwrap_or("");
@@ -153,6 +153,30 @@ pub fn desugar(text: &str, span: Range<u32>) -> Desugared<'_> {
             Kind::Literal(class) if class.is_number() && was_odd => {
                 if let Some(plain) = plain_number(token.text(text)) {
                     out.replace(token.span(), &plain);
+                }
+            }
+            // a constant of type bpchar; the string keeps its place
+            Kind::National => {
+                if let Some(string) = next.filter(|t| t.kind == Kind::Literal(LiteralClass::String)) {
+                    out.replace(token.span(), "CAST(");
+                    out.replace(string.end..string.end, " AS bpchar)");
+                    before_that = Some(token);
+                    before = Some(string);
+                    next = lexer.next();
+                    (continued, odd_number) = (lexer.continued, lexer.modern_number);
+                    continue;
+                }
+            }
+            // some string, whose value is not followed
+            Kind::UnicodeString => {
+                out.replace(token.span(), "''");
+                if next.is_some_and(|t| t.is_word(text, "uescape")) {
+                    let escape = lexer.next();
+                    if let (Some(word), Some(escape)) = (next, escape) {
+                        out.replace(word.start..escape.end, "");
+                        next = lexer.next();
+                        (continued, odd_number) = (lexer.continued, lexer.modern_number);
+                    }
                 }
             }
             Kind::Open | Kind::OpenBracket => depth += 1,

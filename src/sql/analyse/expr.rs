@@ -108,14 +108,23 @@ impl Resolver<'_> {
                 let x = self.scalar(expr, level, subs)?;
                 let low = self.scalar(low, level, subs)?;
                 let high = self.scalar(high, level, subs)?;
-                Ok(if *negated == want {
+                let at_least = |this: &Self, low: &Scalar, high: &Scalar| {
+                    let from = this.compare(&x, Comparison::Ordered(CmpOp::Ge), low);
+                    let to = this.compare(&x, Comparison::Ordered(CmpOp::Le), high);
+                    and(vec![from, to])
+                };
+                Ok(if self.symmetric {
+                    // either way round holds, whichever of the two forms it is
+                    match *negated == want {
+                        true => always(),
+                        false => or(vec![at_least(self, &low, &high), at_least(self, &high, &low)]),
+                    }
+                } else if *negated == want {
                     let below = self.compare(&x, Comparison::Ordered(CmpOp::Lt), &low);
                     let above = self.compare(&x, Comparison::Ordered(CmpOp::Gt), &high);
                     or(vec![below, above])
                 } else {
-                    let from = self.compare(&x, Comparison::Ordered(CmpOp::Ge), &low);
-                    let to = self.compare(&x, Comparison::Ordered(CmpOp::Le), &high);
-                    and(vec![from, to])
+                    at_least(self, &low, &high)
                 })
             }
             Expr::InList { expr, list, negated } => {
@@ -256,27 +265,54 @@ impl Resolver<'_> {
         })
     }
 
-    /// Equal to one of these.
+    /// Equal to one of these. Postgres gives the list and what is compared with it one common type (manual, "UNION, CASE,
+    /// and Related Constructs"), so a string beside a numeric is a numeric.
     fn one_of(&self, x: &Scalar, values: &[Scalar]) -> P {
-        // with a numeric among them, strings and parameters would be numeric too
-        let constants = || {
-            values.iter().filter_map(|v| match v {
-                Scalar::Constant(operand) => Some(operand),
-                _ => None,
-            })
-        };
         let open = |o: &Operand| {
             o.casts.is_empty() && (matches!(o.source, OperandSource::Param(_)) || is_untyped_string(o))
         };
-        let typed_otherwise =
-            |o: &Operand| constant_type(o, false).is_some_and(|t| t.class == TypeClass::Numeric);
-        if constants().any(open)
-            && (constants().any(typed_otherwise)
-                || values.iter().any(|v| matches!(v, Scalar::Other | Scalar::Query { .. })))
+        let constants: Vec<&Operand> = values
+            .iter()
+            .filter_map(|v| match v {
+                Scalar::Constant(operand) => Some(operand),
+                _ => None,
+            })
+            .collect();
+        let untyped = constants.iter().any(|o| open(o));
+        if untyped
+            && values.iter().any(|v| matches!(v, Scalar::Other | Scalar::Query { .. } | Scalar::Row(_)))
         {
             return always();
         }
-        or(values.iter().map(|v| self.compare(x, Comparison::Equal, v)).collect())
+        let of_column = match x {
+            Scalar::Column(c) => self.type_of(*c),
+            _ => None,
+        };
+        // None: the column's own
+        let mut common = None;
+        if untyped && values.len() > 1 {
+            let numbers = |t: &ColumnType| matches!(t.class, TypeClass::Int | TypeClass::Numeric);
+            let typed = constants.iter().filter_map(|o| constant_type(o, false)).chain(of_column);
+            let widest = typed.filter(numbers).max_by_key(|t| breadth(t.oid));
+            match (of_column, widest) {
+                (Some(column), Some(widest)) if numbers(&column) => {
+                    common = (widest.oid != column.oid).then_some(widest.oid)
+                }
+                (None, Some(_)) => return always(),
+                _ => {}
+            }
+        }
+        or(values
+            .iter()
+            .map(|v| match (v, common) {
+                (Scalar::Constant(operand), Some(common)) if open(operand) => {
+                    let mut operand = operand.clone();
+                    operand.casts.push(common);
+                    self.compare(x, Comparison::Equal, &Scalar::Constant(operand))
+                }
+                _ => self.compare(x, Comparison::Equal, v),
+            })
+            .collect())
     }
 
     /// What holds where the comparison is true.
@@ -391,8 +427,8 @@ impl Resolver<'_> {
             },
             Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match self.scalar(expr, level, subs)? {
                 // -5, -(5), -5::bigint: a cast to a number commutes with the sign
-                Scalar::Constant(o) if is_number(&o) && !o.negated => {
-                    Scalar::Constant(Operand { negated: true, ..o })
+                Scalar::Constant(o) if is_number(&o) => {
+                    Scalar::Constant(Operand { negated: !o.negated, ..o })
                 }
                 _ => Scalar::Other,
             },
@@ -779,6 +815,16 @@ fn fits(column: ColumnType, operand: &Operand) -> bool {
             Some(t) => comparable(column.class, t.class),
             None => is_untyped_string(operand),
         },
+    }
+}
+
+/// int2 < int4 < int8 < numeric, as Postgres prefers them.
+fn breadth(oid: u32) -> u8 {
+    match oid {
+        oid::INT2 => 0,
+        oid::INT4 => 1,
+        oid::INT8 => 2,
+        _ => 3,
     }
 }
 

@@ -199,6 +199,9 @@ pub(super) struct CteNames<'e> {
     pub parent: Option<&'e CteNames<'e>>,
 }
 
+/// Of a recursive CTE whose first arm is resolved: where it stands in the statement's list, and its columns.
+pub(super) type Recursion = Rc<RefCell<Option<(usize, Vec<(Option<Rc<str>>, Option<ColumnType>)>)>>>;
+
 #[derive(Debug, Clone)]
 pub(super) enum CteState {
     Known {
@@ -209,6 +212,7 @@ pub(super) enum CteState {
     /// being resolved, or later in a WITH RECURSIVE
     Open {
         recursive: Rc<Cell<bool>>,
+        so_far: Recursion,
     },
 }
 

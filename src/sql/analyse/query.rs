@@ -2,7 +2,7 @@
 
 use super::expr::Scalar;
 use super::names::{
-    ColumnType, CteNames, CteState, Field, Level, Names, Relation, TypeClass, folded, unique,
+    ColumnType, CteNames, CteState, Field, Level, Names, Recursion, Relation, TypeClass, folded, unique,
 };
 use super::pred::{Budget, ColId, P, Pred, Targets, always, and, project};
 use super::rel::{Block, Cte, Grouping, Join, JoinKind, Rel, SetKind, SetOperation, Walk};
@@ -116,6 +116,10 @@ pub(super) struct Resolver<'a> {
     /// see [`MAX_NAMES`]
     pub names: usize,
     pub overriding_user: bool,
+    /// the CTE whose definition is about to be resolved: its place, its own column names, where to note its columns
+    pub recursion: Option<(usize, Vec<Rc<str>>, Recursion)>,
+    /// any BETWEEN may be a BETWEEN SYMMETRIC
+    pub symmetric: bool,
     /// a view within a view has rules or triggers
     pub passed_rules: bool,
 }
@@ -187,10 +191,9 @@ impl<'a> Resolver<'a> {
         };
         let start = self.next_id();
         let first_occurrence = self.occurrences.len();
-        let first = self.ctes.len();
+        self.recursion = None;
         let mut frame = CteNames { names: Vec::new(), parent: ctes };
-        self.with(with, &mut frame, parent)?;
-        let defined = first..self.ctes.len();
+        let defined = self.with(with, &mut frame, parent)?;
         let mut output = self.body(&query.body, tail, parent, Some(&frame))?;
         output.rel = Rel::With { ctes: defined, body: Box::new(output.rel) };
         output.ids = start..self.next_id();
@@ -198,43 +201,69 @@ impl<'a> Resolver<'a> {
         Ok(output)
     }
 
-    fn with(&mut self, with: &With, frame: &mut CteNames<'_>, parent: Option<&Level<'_>>) -> Result<()> {
+    /// Their places in the statement's list.
+    fn with(
+        &mut self,
+        with: &With,
+        frame: &mut CteNames<'_>,
+        parent: Option<&Level<'_>>,
+    ) -> Result<Vec<usize>> {
         // read before its definition has ended: by itself, or by an earlier one
-        let mut early: Vec<Rc<Cell<bool>>> = Vec::new();
+        let mut early: Vec<(Rc<Cell<bool>>, Recursion)> = Vec::new();
         if with.recursive {
             for cte in &with.cte_tables {
-                let recursive = Rc::new(Cell::new(false));
-                early.push(Rc::clone(&recursive));
-                frame.names.push((folded(&cte.alias.name), CteState::Open { recursive }));
+                let (recursive, so_far) = (Rc::new(Cell::new(false)), Recursion::default());
+                early.push((Rc::clone(&recursive), Rc::clone(&so_far)));
+                frame.names.push((folded(&cte.alias.name), CteState::Open { recursive, so_far }));
             }
         }
+        let mut defined = Vec::with_capacity(with.cte_tables.len());
         for (i, cte) in with.cte_tables.iter().enumerate() {
+            let place = self.ctes.len();
+            defined.push(place);
+            self.ctes.push(Cte {
+                rel: Rel::nothing(),
+                outputs: Vec::new(),
+                recursive: false,
+                writes: false,
+                facts: always(),
+                demands: Vec::new(),
+                readers: 0,
+            });
+            self.recursion = early.get(i).map(|(_, so_far)| {
+                let renamed = cte.alias.columns.iter().map(|c| folded(&c.name)).collect();
+                (place, renamed, Rc::clone(so_far))
+            });
             let output = self.query(&cte.query, parent, Some(frame))?;
+            self.recursion = None;
             let mut names: Vec<Option<Rc<str>>> = output.fields.iter().map(|f| f.name.clone()).collect();
             for (slot, alias) in names.iter_mut().zip(&cte.alias.columns) {
                 *slot = Some(folded(&alias.name));
             }
             let outputs: Vec<ColId> = output.fields.iter().map(|f| f.id).collect();
             let writes = self.occurrences[output.occurrences.clone()].iter().any(|o| o.access.writes());
+            let recursive = early.get(i).is_some_and(|(e, _)| e.get());
             // rows that DELETE returns are the rows that it found; others return what they made of them
-            let facts = if writes && !matches!(*cte.query.body, SetExpr::Delete(_)) {
+            let facts = if recursive {
+                match &output.rel {
+                    Rel::Set(set) if set.kind == SetKind::Union && !writes => {
+                        self.ctes[place].outputs.clone_from(&outputs);
+                        Walk { ctes: &mut self.ctes, musts: &mut self.musts, budget: &mut self.budget }
+                            .invariant(place, set)
+                    }
+                    _ => always(),
+                }
+            } else if writes && !matches!(*cte.query.body, SetExpr::Delete(_)) {
                 always()
             } else {
                 let facts = self.facts_of(&output.rel);
                 let wanted: HashSet<ColId> = outputs.iter().copied().collect();
                 project(&[facts], &Targets::Set(&wanted), &mut self.budget)
             };
-            self.ctes.push(Cte {
-                rel: output.rel,
-                outputs,
-                recursive: early.get(i).is_some_and(|e| e.get()),
-                writes,
-                facts,
-                demands: Vec::new(),
-                readers: 0,
-            });
+            self.ctes[place] =
+                Cte { rel: output.rel, outputs, recursive, writes, facts, demands: Vec::new(), readers: 0 };
             let state = CteState::Known {
-                cte: self.ctes.len() - 1,
+                cte: place,
                 names,
                 complete: output.complete && cte.alias.columns.len() <= output.fields.len(),
             };
@@ -244,7 +273,7 @@ impl<'a> Resolver<'a> {
                 frame.names.push((folded(&cte.alias.name), state));
             }
         }
-        Ok(())
+        Ok(defined)
     }
 
     fn body(
@@ -255,6 +284,7 @@ impl<'a> Resolver<'a> {
         ctes: Option<&CteNames<'_>>,
     ) -> Result<Output> {
         if let SetExpr::Select(select) = body {
+            self.recursion = None;
             return self.select(select, &tail, parent, ctes);
         }
         let mut output = self.set_expr(body, parent, ctes)?;
@@ -291,6 +321,9 @@ impl<'a> Resolver<'a> {
         parent: Option<&Level<'_>>,
         ctes: Option<&CteNames<'_>>,
     ) -> Result<Output> {
+        if !matches!(body, SetExpr::SetOperation { .. } | SetExpr::Query(_)) {
+            self.recursion = None;
+        }
         match body {
             SetExpr::Select(select) => self.select(select, &Tail::default(), parent, ctes),
             SetExpr::Query(query) => self.query(query, parent, ctes),
@@ -348,7 +381,16 @@ impl<'a> Resolver<'a> {
             spine.push((kind, &**right));
             leftmost = left;
         }
+        let recursion = self.recursion.take();
         let mut acc = self.set_expr(leftmost, parent, ctes)?;
+        if let Some((place, renamed, so_far)) = recursion
+            && acc.complete
+        {
+            let renamed = renamed.into_iter().map(Some).chain(std::iter::repeat(None));
+            let columns = acc.fields.iter().zip(renamed);
+            let columns = columns.map(|(f, name)| (name.or_else(|| f.name.clone()), self.type_of(f.id)));
+            *so_far.borrow_mut() = Some((place, columns.collect()));
+        }
         let mut rest = spine.into_iter().rev().peekable();
         while let Some((kind, right)) = rest.next() {
             let start = acc.ids.start;
@@ -1126,10 +1168,23 @@ impl<'a> Resolver<'a> {
             && let Some(state) = ctes.and_then(|c| c.find(&name))
         {
             let CteState::Known { cte, names, complete } = state else {
-                if let CteState::Open { recursive } = state {
-                    recursive.set(true);
-                }
-                return Ok(unknown(self));
+                let CteState::Open { recursive, so_far } = state else { return Ok(unknown(self)) };
+                recursive.set(true);
+                let Some((cte, columns)) = so_far.borrow().clone() else { return Ok(unknown(self)) };
+                let fields =
+                    columns.into_iter().map(|(name, ty)| Field { name, id: self.column(ty) }).collect();
+                let columns = start..self.next_id();
+                return Ok(Item {
+                    rel: Rel::Cte { cte, columns: columns.clone() },
+                    names: Names::of(Relation {
+                        name: shown,
+                        schema: None,
+                        fields: aliased(fields, alias),
+                        complete: true,
+                        occurrences: first..first,
+                    }),
+                    ids: columns,
+                });
             };
             let types: Vec<_> = self.ctes[cte].outputs.iter().map(|c| self.type_of(*c)).collect();
             self.ctes[cte].readers += 1;

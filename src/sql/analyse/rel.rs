@@ -27,7 +27,8 @@ pub(super) enum Rel {
     Block(Box<Block>),
     Set(Box<SetOperation>),
     With {
-        ctes: Range<usize>,
+        /// in the order in which they are defined
+        ctes: Vec<usize>,
         body: Box<Rel>,
     },
     Cte {
@@ -198,6 +199,27 @@ impl Walk<'_> {
         }
     }
 
+    /// The part of `hypothesis` that holds for every row of a recursive union whose first arm it was found in: what each
+    /// other arm yields again if it holds for the rows that the arm reads. `cte` is the union's own entry.
+    pub fn invariant(&mut self, cte: usize, set: &SetOperation) -> P {
+        let none = HashSet::new();
+        let Some(((first, columns), others)) = set.arms.split_first() else { return always() };
+        let base = self.facts(first, &none);
+        let mut parts = conjuncts(&self.carry(&base, columns, &set.outputs));
+        loop {
+            let before = parts.len();
+            self.ctes[cte].facts = and(parts.clone());
+            for (rel, columns) in others {
+                let facts = self.facts(rel, &none);
+                let yielded = conjuncts(&self.carry(&facts, columns, &set.outputs));
+                parts.retain(|part| yielded.contains(part));
+            }
+            if parts.len() == before {
+                return and(parts);
+            }
+        }
+    }
+
     /// Conditions on the columns `from` as conditions on the columns `to`, position by position.
     fn carry(&mut self, p: &P, from: &[Option<ColId>], to: &[ColId]) -> P {
         let wanted: HashSet<ColId> = from.iter().flatten().copied().collect();
@@ -238,7 +260,7 @@ impl Walk<'_> {
             Rel::With { ctes, body } => {
                 self.push(body, need);
                 // readers come later than what they read
-                for i in ctes.clone().rev() {
+                for i in ctes.iter().rev().copied() {
                     let cte = &mut self.ctes[i];
                     let need = if cte.recursive
                         || cte.writes
@@ -402,6 +424,14 @@ impl Block {
         restrict(&self.having, &|c| {
             !self.own.contains(&c) || matches!(&self.grouping, Grouping::By(columns) if columns.contains(&c))
         })
+    }
+}
+
+fn conjuncts(p: &P) -> Vec<P> {
+    match &**p {
+        Pred::True => Vec::new(),
+        Pred::And(parts) => parts.clone(),
+        _ => vec![p.clone()],
     }
 }
 

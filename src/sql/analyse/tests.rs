@@ -226,6 +226,15 @@ fn comparisons_with_the_key() {
         ("SELECT * FROM t WHERE k = ANY(ARRAY['1','2'])", "t: true"),
         ("SELECT * FROM t WHERE k = ANY(ARRAY['1','2']::int8[])", "t: (k='1' | k='2')"),
         ("SELECT * FROM t WHERE k = ALL(ARRAY[1,2])", "t: true"),
+        ("SELECT * FROM t WHERE s = 'a' COLLATE \"C\"", "t: s='a'"),
+        ("SELECT * FROM t WHERE s COLLATE \"C\" = 'a'", "t: s='a'"),
+        ("SELECT * FROM typed WHERE i IN (1, 2.5, '3')", "typed: (i=1 | i=2.5 | i='3'::1700)"),
+        ("SELECT * FROM t WHERE k IN (1, 2, '3')", "t: (k=1 | k=2 | k='3')"),
+        ("SELECT * FROM t WHERE k IN ('3')", "t: k='3'"),
+        ("SELECT * FROM t WHERE k IN ('3', 2.5::float8)", "t: true"),
+        ("SELECT * FROM t WHERE k BETWEEN SYMMETRIC 9 AND 1", "t: ((k>=9 & k<=1) | (k>=1 & k<=9))"),
+        ("SELECT * FROM t WHERE k NOT BETWEEN SYMMETRIC 9 AND 1", "t: true"),
+        ("SELECT * FROM t WHERE k = -(-5)", "t: k=5"),
         ("SELECT * FROM t WHERE k BETWEEN 1 AND 9", "t: (k>=1 & k<=9)"),
         ("SELECT * FROM t WHERE k NOT BETWEEN 1 AND 9", "t: (k<1 | k>9)"),
         ("SELECT * FROM t WHERE 5 > k AND k >= 1", "t: (k<5 & k>=1)"),
@@ -267,8 +276,7 @@ fn what_must_not_narrow() {
         ("SELECT * FROM t WHERE k + 0 = 5", "t: true"),
         ("SELECT * FROM t WHERE abs(k) = 5", "t: true"),
         ("SELECT * FROM t WHERE coalesce(k = 5, true)", "t: true"),
-        ("SELECT * FROM t WHERE s = 'a' COLLATE \"C\"", "t: true"),
-        ("SELECT * FROM t WHERE s COLLATE \"C\" = 'a'", "t: true"),
+        ("SELECT * FROM t WHERE s = 'a' COLLATE \"de_DE\"", "t: true"),
         ("SELECT * FROM t WHERE k OPERATOR(public.=) 5", "t: true"),
         ("SELECT * FROM t WHERE k::text = '5'", "t: true"),
         ("SELECT * FROM t WHERE k::int4 = 5", "t: true"),
@@ -281,7 +289,6 @@ fn what_must_not_narrow() {
         ("SELECT * FROM typed WHERE d = timestamp '2020-01-01'", "typed: true"),
         ("SELECT * FROM typed WHERE s = 'a'::varchar(3)", "typed: true"),
         ("SELECT * FROM typed WHERE s = 'a'::char(3)", "typed: true"),
-        ("SELECT * FROM typed WHERE i IN (1, 2.5, '3')", "typed: true"),
         ("SELECT * FROM t WHERE k = (SELECT max(k) FROM u)", "t: true; u: true"),
         ("SELECT * FROM t WHERE k NOT IN (SELECT k FROM u WHERE v = 2)", "t: true; u: v=2"),
         ("SELECT k FROM t ORDER BY k = 5", "t: true"),
@@ -422,11 +429,11 @@ fn common_table_expressions() {
         ),
         (
             "WITH RECURSIVE r AS (SELECT k, v FROM t WHERE k = 5 UNION ALL SELECT u.k, u.v FROM u JOIN r ON u.v = r.v AND u.k = r.k) SELECT * FROM r JOIN w ON w.k = r.k",
-            "t: k=5; u: true; w: true",
+            "t: k=5; u: k=5; w: k=5",
         ),
         (
             "WITH RECURSIVE r AS (SELECT k, v FROM t WHERE k = 5 AND v = 1 UNION ALL SELECT u.k, u.v FROM u JOIN r ON u.k = r.k) SELECT * FROM r",
-            "t: (k=5 & v=1); u: true",
+            "t: (k=5 & v=1); u: k=5",
         ),
         (
             "WITH d AS (DELETE FROM t WHERE k = 5 RETURNING *) INSERT INTO u SELECT * FROM d",
@@ -480,7 +487,7 @@ fn views() {
         ("SELECT * FROM vagg WHERE k = $1", "t: k=$1"),
         ("SELECT * FROM vagg WHERE n = 1", "t: true"),
         ("WITH t AS (SELECT 1) SELECT * FROM vt", "t: v>view 3"),
-        ("DELETE FROM vt WHERE key = 5", "SYNTAX writing through the view \"vt\" is not served"),
+        ("DELETE FROM vt WHERE key = 5", "delete t: (k=5 & v>view 3)"),
     ]);
 }
 

@@ -79,6 +79,8 @@ pub(super) struct Removed {
     pub cursor: Option<String>,
     /// OVERRIDING USER VALUE: values for identity columns are ignored
     pub overriding_user: bool,
+    /// BETWEEN SYMMETRIC, somewhere
+    pub symmetric: bool,
     /// EXPLAIN, DECLARE ... CURSOR FOR, PREPARE ... AS, COPY ( ... ) TO in front
     pub wrapped: bool,
 }
@@ -202,10 +204,13 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Removed) {
         removed.wrapped = true;
     }
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut set_list = SetList::default();
     let mut i = 0;
     while i < tokens.len() {
         let words = |n: usize| word(&tokens, i + n);
+        let subscript = set_list.subscript(&tokens, i);
         let skip = match words(0) {
+            _ if subscript > 0 => subscript,
             Some("for")
                 if words(1) == Some("no") && words(2) == Some("key") && words(3) == Some("update") =>
             {
@@ -218,6 +223,13 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Removed) {
             }
             Some("only") if !matches!(last_word(&out), Some("row" | "rows" | "read")) => 1,
             Some("variadic") => 1,
+            Some("asymmetric") if last_word(&out) == Some("between") => 1,
+            Some("symmetric") if last_word(&out) == Some("between") => {
+                removed.symmetric = true;
+                1
+            }
+            // orders as bytes, and equal is what has the same bytes: as analysis takes it where it matters
+            Some("collate") if is_bytewise(&tokens, i + 1) => 2,
             Some("exclude") if frame_exclusion(&tokens, i) > 0 => frame_exclusion(&tokens, i),
             Some("overriding") if words(2) == Some("value") => {
                 removed.overriding_user |= words(1) == Some("user");
@@ -236,8 +248,14 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Removed) {
             }
             Some("conflict") if matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::LParen)) => {
                 out.push(tokens[i].clone());
-                conflict_target(&tokens, i + 1) + 1
+                let skipped = conflict_target(&tokens, i + 1);
+                if let Some(columns) = plain_list(&tokens, i + 1) {
+                    out.extend_from_slice(columns);
+                }
+                skipped + 1
             }
+            // the old way to say that children are read as well
+            _ if tokens[i].token == Token::Mul && is_behind_table(&tokens, i) => 1,
             _ => 0,
         };
         if skip == 0 {
@@ -256,7 +274,7 @@ fn keyword(value: &str, keyword: Keyword) -> Token {
 
 /// An unquoted word in lower case, if it is one of those that rewriting looks for.
 fn word(tokens: &[TokenWithSpan], i: usize) -> Option<&'static str> {
-    const LOOKED_FOR: [&str; 34] = [
+    const LOOKED_FOR: [&str; 44] = [
         "for",
         "no",
         "key",
@@ -291,6 +309,16 @@ fn word(tokens: &[TokenWithSpan], i: usize) -> Option<&'static str> {
         "analyse",
         "on",
         "nothing",
+        "between",
+        "symmetric",
+        "asymmetric",
+        "collate",
+        "set",
+        "from",
+        "where",
+        "returning",
+        "when",
+        "join",
     ];
     match &tokens.get(i)?.token {
         Token::Word(w) if w.quote_style.is_none() => {
@@ -313,6 +341,68 @@ fn frame_exclusion(tokens: &[TokenWithSpan], i: usize) -> usize {
     }
 }
 
+/// Whether the name of a table ends in front of that token: FROM, UPDATE or JOIN and a name.
+fn is_behind_table(tokens: &[TokenWithSpan], i: usize) -> bool {
+    let name = |back: usize| {
+        i.checked_sub(back)
+            .is_some_and(|at| matches!(tokens[at].token, Token::Word(_)) && word(tokens, at).is_none())
+    };
+    let dot = |back: usize| i.checked_sub(back).is_some_and(|at| tokens[at].token == Token::Period);
+    let begins = |back: usize| {
+        i.checked_sub(back)
+            .is_some_and(|at| matches!(word(tokens, at), Some("from" | "update" | "join" | "only")))
+    };
+    name(1) && (begins(2) || dot(2) && name(3) && begins(4))
+}
+
+/// The collations whose order is that of bytes.
+fn is_bytewise(tokens: &[TokenWithSpan], i: usize) -> bool {
+    let dotted = matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::Period));
+    matches!(&tokens.get(i).map(|t| &t.token), Some(Token::Word(w))
+        if w.quote_style == Some('"') && matches!(&*w.value, "C" | "POSIX") && !dotted)
+}
+
+/// Where a list behind SET stands, so that subscripts of its targets are told from those in values.
+#[derive(Default)]
+struct SetList {
+    depth: usize,
+    /// the depth of the list, and whether a target is due
+    at: Option<(usize, bool)>,
+}
+
+impl SetList {
+    /// Takes note of the next token. How many tokens are a target's subscript: a column that has elements is no key.
+    fn subscript(&mut self, tokens: &[TokenWithSpan], i: usize) -> usize {
+        let in_list = |depth: usize| self.at.is_some_and(|(at, _)| at == depth);
+        match &tokens[i].token {
+            Token::LBracket if self.at == Some((self.depth, true)) => {
+                let end = tokens[i..].iter().position(|t| t.token == Token::RBracket);
+                let nested = |t: &TokenWithSpan| matches!(t.token, Token::LParen | Token::LBracket);
+                if let Some(end) = end.filter(|end| !tokens[i + 1..i + end].iter().any(nested)) {
+                    return end + 1;
+                }
+                self.depth += 1;
+            }
+            Token::LParen | Token::LBracket => self.depth += 1,
+            Token::RParen | Token::RBracket => {
+                if in_list(self.depth) {
+                    self.at = None;
+                }
+                self.depth = self.depth.saturating_sub(1);
+            }
+            Token::Eq if in_list(self.depth) => self.at = Some((self.depth, false)),
+            Token::Comma if in_list(self.depth) => self.at = Some((self.depth, true)),
+            Token::Word(_) => match word(tokens, i) {
+                Some("set") => self.at = Some((self.depth, true)),
+                Some("from" | "where" | "returning" | "when") if in_list(self.depth) => self.at = None,
+                _ => {}
+            },
+            _ => {}
+        }
+        0
+    }
+}
+
 /// Tokens from the parenthesis of a conflict target up to DO: it names an index, nothing that routes.
 fn conflict_target(tokens: &[TokenWithSpan], from: usize) -> usize {
     let mut depth = 0usize;
@@ -325,6 +415,17 @@ fn conflict_target(tokens: &[TokenWithSpan], from: usize) -> usize {
         }
     }
     0
+}
+
+/// A list of nothing but names, its parentheses included.
+fn plain_list(tokens: &[TokenWithSpan], open: usize) -> Option<&[TokenWithSpan]> {
+    let end = closing(tokens, open)?;
+    let plain = tokens[open + 1..end].iter().enumerate().all(|(n, t)| match t.token {
+        Token::Word(_) => n % 2 == 0,
+        Token::Comma => n % 2 == 1,
+        _ => false,
+    });
+    plain.then(|| &tokens[open..=end])
 }
 
 /// Where the statement inside EXPLAIN, DECLARE CURSOR, PREPARE or COPY stands.

@@ -10,7 +10,7 @@ use crate::catalog::{Table, TableKind};
 use crate::error::{Error, SqlState};
 use crate::sql::facts::{Access, Operand};
 use sqlparser::ast::{
-    Assignment, AssignmentTarget, Delete, Expr, FromTable, Ident, Insert, Merge, MergeAction,
+    Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Ident, Insert, Merge, MergeAction,
     MergeClauseKind, MergeInsertKind, MergeUpdateKind, ObjectName, ObjectNamePart, OnConflictAction,
     OnInsert, OutputClause, Query, SelectItem, SetExpr, Statement, TableFactor, TableObject, Update,
     UpdateTableFromKind,
@@ -264,7 +264,8 @@ impl<'a> Resolver<'a> {
                     occurrences: 0..0,
                 }));
                 let level = Level::new(&names, parent, ctes);
-                self.assignments(&target, &update.assignments, &level, &mut subs)?;
+                let same = same_as_excluded(&target, on.conflict_target.as_ref(), &excluded);
+                self.assignments(&target, &update.assignments, &same, &level, &mut subs)?;
                 if let Some(e) = &update.selection {
                     self.cond(e, true, &level, &mut subs)?;
                 }
@@ -471,7 +472,7 @@ impl<'a> Resolver<'a> {
             None => always(),
         };
         match &target {
-            Some(target) => self.assignments(target, &update.assignments, &level, &mut subs)?,
+            Some(target) => self.assignments(target, &update.assignments, &[], &level, &mut subs)?,
             None => {
                 for a in &update.assignments {
                     self.scalar(&a.value, &level, &mut subs)?;
@@ -558,11 +559,12 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// SET: which columns get which constants.
+    /// SET: which columns get which constants. `same`: further columns that have the value of one of the row's own.
     fn assignments(
         &mut self,
         target: &Target<'_>,
         assignments: &[Assignment],
+        same: &[(usize, ColId)],
         level: &Level<'_>,
         subs: &mut Vec<Rel>,
     ) -> Result<()> {
@@ -587,7 +589,7 @@ impl<'a> Resolver<'a> {
                 let own = target.columns.start + column as ColId;
                 let value: Option<Operand> = match value {
                     // a column set to itself stays what it is
-                    Scalar::Column(c) if c == own => continue,
+                    Scalar::Column(c) if c == own || same.contains(&(column, c)) => continue,
                     Scalar::Constant(operand) if name.0.len() == 1 => Some(operand),
                     _ => None,
                 };
@@ -666,6 +668,11 @@ impl<'a> Resolver<'a> {
         let rows = self.facts_of(&source.rel);
         let unmatched_target =
             merge.clauses.iter().any(|c| matches!(c.clause_kind, MergeClauseKind::NotMatchedBySource));
+        // a row of the source that matches nothing and is not inserted does nothing
+        let unmatched_source = merge.clauses.iter().any(|c| {
+            matches!(c.clause_kind, MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget)
+                && matches!(c.action, MergeAction::Insert(_))
+        });
         let mut block_subs = Vec::new();
         for clause in &merge.clauses {
             let when = match &clause.predicate {
@@ -681,7 +688,7 @@ impl<'a> Resolver<'a> {
                     if update.update_predicate.is_some() || update.delete_predicate.is_some() {
                         return self.unsupported("this MERGE");
                     }
-                    self.assignments(&target, assignments, &level, &mut block_subs)?;
+                    self.assignments(&target, assignments, &[], &level, &mut block_subs)?;
                 }
                 MergeAction::Insert(insert) => {
                     if insert.insert_predicate.is_some() {
@@ -723,7 +730,11 @@ impl<'a> Resolver<'a> {
             }
         }
         let rel = Rel::Join(Box::new(Join {
-            kind: if unmatched_target { JoinKind::Full } else { JoinKind::Left },
+            kind: match (unmatched_target, unmatched_source) {
+                (true, _) => JoinKind::Full,
+                (false, true) => JoinKind::Left,
+                (false, false) => JoinKind::Inner,
+            },
             left: source.rel,
             right: Rel::Scan { occurrence: target.occurrence, columns: target.columns.clone() },
             left_ids: source.ids,
@@ -739,6 +750,26 @@ impl<'a> Resolver<'a> {
         };
         self.finish(rel, always(), block_subs, returning, &names, start, first, parent, ctes)
     }
+}
+
+/// ON CONFLICT has found a row that equals the new one in the arbiter's columns: (column, the new row's) of those.
+fn same_as_excluded(
+    target: &Target<'_>,
+    arbiter: Option<&ConflictTarget>,
+    excluded: &[ColId],
+) -> Vec<(usize, ColId)> {
+    let table = target.table;
+    let equal = |column: &usize| match arbiter {
+        Some(ConflictTarget::Columns(names)) => {
+            names.iter().any(|name| target.column(&folded(name)) == Some(Some(*column)))
+        }
+        // whichever constraint it is, it has the columns that all of them have
+        Some(ConflictTarget::OnConstraint(_)) => {
+            !table.unique.is_empty() && table.unique.iter().all(|unique| unique.contains(column))
+        }
+        None => false,
+    };
+    (0..table.columns.len()).filter(equal).map(|column| (column, excluded[column])).collect()
 }
 
 /// The only table of a query whose rows are rows of that table.
