@@ -51,6 +51,8 @@ pub struct Run {
     pub copy_in: Option<crate::shards::ShardId>,
     /// error replies given to the client so far
     pub errors: u64,
+    /// parameters that injected settings have changed so far
+    passing: BTreeMap<String, String>,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)
     body: Body,
 }

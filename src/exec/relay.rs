@@ -11,6 +11,7 @@ use crate::wire::backend::{self, ErrorFields};
 use crate::wire::frame::{self, Limits};
 use crate::wire::frontend;
 use bytes::{Buf, BufMut, BytesMut};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -52,6 +53,8 @@ impl Run {
                     continue;
                 }
                 Some(Reply::Ready) => {
+                    let arrived = self.arrived(sink);
+                    sink.put().extend_from_slice(&arrived);
                     backend::ready_for_query(sink.put(), txn.ready());
                     self.replies.pop_front();
                     continue;
@@ -216,6 +219,10 @@ impl Run {
         match tag {
             b'N' => return seen,
             b'A' => return Verdict::Forward,
+            // Settings on their way to what they were: only where they arrive is the client's to know.
+            b'S' if matches!(head.show, Show::Swallow | Show::Silent) => {
+                return passing_status(body, from, txn, &mut self.passing);
+            }
             b'S' => return parameter_status(body, from, txn, sink),
             b'E' => return self.failed(body, from, txn),
             _ => {}
@@ -265,8 +272,18 @@ impl Run {
                 self.replies.pop_front();
                 seen
             }
-            (Expect::Injected, b'C' | b'I')
-            | (Expect::Bind, b'2')
+            (Expect::Injected, b'C' | b'I') => {
+                self.replies.pop_front();
+                let next = self.replies.front();
+                let more =
+                    matches!(next, Some(Reply::Pending(p)) if p.from == from && p.expect == Expect::Injected);
+                if more || self.passing.is_empty() {
+                    Verdict::Drop
+                } else {
+                    Verdict::Replace(self.arrived(sink))
+                }
+            }
+            (Expect::Bind, b'2')
             | (Expect::Close, b'3')
             | (Expect::DescribeStatement | Expect::DescribePortal, b'T' | b'n')
             | (Expect::Execute, b's') => {
@@ -283,6 +300,8 @@ impl Run {
             }
             (Expect::Query | Expect::Sync, b'Z') => {
                 let (show, failed) = (head.show, head.failed);
+                // A simple message ends its transaction in any case, of several Syncs only the last one is the client's.
+                let last = head.expect == Expect::Query || show == Show::Forward;
                 self.replies.pop_front();
                 if self.copy_in == Some(from) {
                     self.copy_in = None;
@@ -291,11 +310,11 @@ impl Run {
                 if let Some(p) = txn.participant(from) {
                     p.link().outstanding = p.link_ref().outstanding.saturating_sub(1);
                 }
-                txn.settle(from, status, failed);
+                txn.settle(from, status, failed, last);
                 match show {
-                    Show::Forward if txn.ready() == status => Verdict::Forward,
+                    Show::Forward if txn.ready() == status && self.passing.is_empty() => Verdict::Forward,
                     Show::Forward => {
-                        let mut out = BytesMut::new();
+                        let mut out = self.arrived(sink);
                         backend::ready_for_query(&mut out, txn.ready());
                         Verdict::Replace(out)
                     }
@@ -304,6 +323,18 @@ impl Run {
             }
             _ => Verdict::Nonsense(unexpected(tag, head)),
         }
+    }
+
+    /// ParameterStatus of what injected settings have changed for the client.
+    fn arrived(&mut self, sink: &mut impl Sink) -> BytesMut {
+        let mut out = BytesMut::new();
+        for (name, value) in std::mem::take(&mut self.passing) {
+            if sink.reported().get(&name) != Some(&value) {
+                backend::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
+                sink.reported().insert(name, value);
+            }
+        }
+        out
     }
 
     /// An ErrorResponse for the head of the queue.
@@ -318,6 +349,9 @@ impl Run {
             self.copy_in = None;
         }
         let silent = head.show == Show::Silent;
+        if head.expect == Expect::Injected && !silent {
+            txn.refuses(from);
+        }
         if !silent {
             txn.fail();
             self.errors += 1;
@@ -563,6 +597,25 @@ fn parameter_status(body: &[u8], from: ShardId, txn: &mut Txn, sink: &mut impl S
     }
     reported.insert(name.into_owned(), value.into_owned());
     Verdict::Forward
+}
+
+fn passing_status(
+    body: &[u8],
+    from: ShardId,
+    txn: &mut Txn,
+    passing: &mut BTreeMap<String, String>,
+) -> Verdict {
+    let status = match backend::ParameterStatus::parse(body) {
+        Ok(status) => status,
+        Err(e) => return Verdict::Nonsense(e),
+    };
+    let name = String::from_utf8_lossy(status.name).into_owned();
+    let value = String::from_utf8_lossy(status.value).into_owned();
+    if let Some(p) = txn.participant(from) {
+        p.link().parameters.insert(name.clone(), value.clone());
+    }
+    passing.insert(name, value);
+    Verdict::Drop
 }
 
 fn unexpected(tag: u8, head: &Pending) -> Error {

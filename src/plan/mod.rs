@@ -315,6 +315,15 @@ impl Template {
         }
     }
 
+    /// Whether it looks at no row of any table, so that it does not matter under which snapshot it runs.
+    pub fn reads_no_rows(&self) -> bool {
+        match &self.goal {
+            Goal::Any(_) | Goal::Session => true,
+            Goal::Single(..) | Goal::Catalogs => false,
+            Goal::Tables(tables) => tables.reads_no_rows(),
+        }
+    }
+
     /// xxh3-128 of the normalised text: names a statement in logs, metrics and `pgweir route`.
     pub fn fingerprint(&self) -> u128 {
         xxh3_128(&self.normalized)

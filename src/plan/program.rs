@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// Why a catalog query goes where it goes.
 pub(super) const CATALOGS: &str = "catalogs are read on the default shard";
 
+const NO_TABLE: &str = "no table is read";
+
 /// Where a statement goes, up to the values of its literals and parameters.
 #[derive(Debug)]
 pub(super) enum Goal {
@@ -135,7 +137,7 @@ pub(super) fn tables(
     reading: &Reading,
 ) -> Tables {
     let map = &*snapshot.map;
-    let mut out = Tables { anywhere: "no table is read", ..Tables::default() };
+    let mut out = Tables { anywhere: NO_TABLE, ..Tables::default() };
     out.catalogs = facts.catalogs || facts.hidden_tables;
     for occurrence in &facts.occurrences {
         let table = &occurrence.table;
@@ -280,6 +282,16 @@ impl Tables {
                 Rows::Inserted(rows) => 1 + rows.iter().map(|r| r.0.len()).sum::<usize>(),
             })
             .sum()
+    }
+
+    /// Constants and functions only.
+    pub(super) fn reads_no_rows(&self) -> bool {
+        self.sharded.is_empty()
+            && self.pinned.is_empty()
+            && self.refusal.is_none()
+            && self.local_function.is_none()
+            && !self.catalogs
+            && self.anywhere == NO_TABLE
     }
 
     /// True when no value of any literal or parameter can make this a one-shard statement.

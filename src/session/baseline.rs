@@ -12,7 +12,7 @@ use crate::session::control::asks_for_one_snapshot;
 use crate::session::database::Database;
 use crate::sql::scan::Hints;
 use crate::txn::inject;
-use crate::txn::settings::{CHARACTERISTICS, List, Settings, identifier_list, start_statement};
+use crate::txn::settings::{List, Settings, identifier_list, start_statement};
 use crate::wire::backend::{DataRow, ErrorFields, ParameterStatus};
 use crate::wire::frame::{self, Limits};
 use crate::wire::frontend;
@@ -85,9 +85,8 @@ impl Baseline {
 
     /// Whether a block that names no isolation level has one snapshot, under what the session has set.
     pub fn one_snapshot(&self, settings: &Settings) -> bool {
-        let names = ["default_transaction_isolation", CHARACTERISTICS];
-        let last = settings.list().iter().rev().find(|(n, _)| names.contains(&&**n));
-        asks_for_one_snapshot(last.map_or(&self.isolation, |(_, statement)| statement))
+        let set = settings.statement("default_transaction_isolation");
+        asks_for_one_snapshot(set.unwrap_or(&self.isolation))
     }
 
     fn value(&self, name: &str) -> Option<&str> {

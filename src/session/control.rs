@@ -3,10 +3,11 @@
 use crate::error::{Error, SqlState};
 use crate::exec::reply::{Expect, Pending, Show};
 use crate::plan::{Snapshot, Template};
-use crate::session::run::{Enlist, Served, Session};
+use crate::session::run::{Enlist, Served, Session, Trouble};
 use crate::shards::ShardId;
 use crate::sql::class::{Class, Isolation, Modes, SetScope};
-use crate::txn::{Begin, Block, Effect, aborted, inject, settings::CHARACTERISTICS};
+use crate::sql::lex::Lexer;
+use crate::txn::{Begin, Block, Effect, aborted, inject};
 use crate::wire::backend::{self, Level};
 use crate::wire::frontend;
 use std::sync::Arc;
@@ -41,19 +42,23 @@ pub fn of(template: &Template, text: &str) -> Option<Control> {
         Class::Savepoint(name) => Control::Savepoint(name.as_str().into()),
         Class::Release(name) => Control::Release(name.as_str().into()),
         Class::RollbackTo(name) => Control::RollbackTo(name.as_str().into()),
-        Class::Set { scope, name, value } => {
-            let reset = value.trim().eq_ignore_ascii_case("default");
-            Control::Set(Effect::Set {
-                name: name.as_str().into(),
-                statement: (!reset).then(|| text.into()),
-                local: *scope == SetScope::Local,
+        // of the transaction, whatever the words
+        Class::Set { name, .. } | Class::Reset(Some(name)) if is_of_transaction(name) => {
+            Control::Set(Effect::Characteristics {
+                statement: text.into(),
+                one_snapshot: asks_for_one_snapshot(text),
             })
         }
-        Class::SetTransaction { session: true } => Control::Set(Effect::Set {
-            name: CHARACTERISTICS.into(),
-            statement: Some(text.into()),
-            local: false,
-        }),
+        Class::Set { scope, name, value } => {
+            let reset = value.trim().eq_ignore_ascii_case("default");
+            let local = *scope == SetScope::Local;
+            Control::Set(Effect::Set {
+                name: name.as_str().into(),
+                statement: (local || !reset).then(|| text.into()),
+                local,
+            })
+        }
+        Class::SetTransaction { session: true } => Control::Set(characteristics(text)),
         Class::SetTransaction { session: false } => Control::Set(Effect::Characteristics {
             statement: text.into(),
             one_snapshot: asks_for_one_snapshot(text),
@@ -72,6 +77,52 @@ pub fn of(template: &Template, text: &str) -> Option<Control> {
     })
 }
 
+fn first_word_is(text: &str, word: &str) -> bool {
+    Lexer::new(text, true).next_token().is_ok_and(|t| t.is_some_and(|t| t.is_word(text, word)))
+}
+
+fn is_of_transaction(name: &str) -> bool {
+    matches!(name, "transaction_isolation" | "transaction_read_only" | "transaction_deferrable")
+}
+
+/// SET SESSION CHARACTERISTICS AS TRANSACTION ... is several settings of the session's.
+fn characteristics(text: &str) -> Effect {
+    let mut lexer = Lexer::new(text, true);
+    let mut words = Vec::new();
+    while let Ok(Some(token)) = lexer.next_token() {
+        words.push(token.text(text).to_ascii_lowercase());
+    }
+    let set = |name: &str, value: &str| Effect::Set {
+        name: name.into(),
+        statement: Some(format!("SET {name} TO '{value}'").into()),
+        local: false,
+    };
+    let mut settings = Vec::new();
+    for (i, word) in words.iter().enumerate() {
+        let before = i.checked_sub(1).map_or("", |b| words[b].as_str());
+        let next = words.get(i + 1).map_or("", String::as_str);
+        match (before, word.as_str(), next) {
+            ("isolation", "level", "serializable") => {
+                settings.push(set("default_transaction_isolation", next));
+            }
+            ("isolation", "level", first) => {
+                let second = words.get(i + 2).map_or("", String::as_str);
+                settings.push(set("default_transaction_isolation", &format!("{first} {second}")));
+            }
+            (before, "read", "only" | "write") if before != "level" => {
+                let value = if next == "only" { "on" } else { "off" };
+                settings.push(set("default_transaction_read_only", value));
+            }
+            (before, "deferrable", _) => {
+                let value = if before == "not" { "off" } else { "on" };
+                settings.push(set("default_transaction_deferrable", value));
+            }
+            _ => {}
+        }
+    }
+    Effect::Several(settings.into())
+}
+
 fn begin(modes: &Modes, text: &str) -> Begin {
     let one_snapshot = matches!(modes.isolation, Some(Isolation::RepeatableRead | Isolation::Serializable));
     Begin { text: text.into(), one_snapshot, default_isolation: modes.isolation.is_none(), implicit: false }
@@ -88,14 +139,25 @@ impl Control {
     pub fn tag(&self, text: &str) -> &'static str {
         match self {
             Control::Begin(_) => {
-                let word = text.trim_start().get(..5).unwrap_or("");
-                if word.eq_ignore_ascii_case("start") { "START TRANSACTION" } else { "BEGIN" }
+                if first_word_is(text, "start") {
+                    "START TRANSACTION"
+                } else {
+                    "BEGIN"
+                }
             }
             Control::Commit { .. } => "COMMIT",
             Control::Rollback { .. } | Control::RollbackTo(_) => "ROLLBACK",
             Control::Savepoint(_) => "SAVEPOINT",
             Control::Release(_) => "RELEASE",
-            Control::Set(Effect::Set { statement: None, .. } | Effect::ResetAll) => "RESET",
+            Control::Set(Effect::Characteristics { .. }) if first_word_is(text, "set") => {
+                let mut words = text.split_whitespace();
+                if words.nth(1).is_some_and(|w| w.eq_ignore_ascii_case("constraints")) {
+                    "SET CONSTRAINTS"
+                } else {
+                    "SET"
+                }
+            }
+            Control::Set(_) if first_word_is(text, "reset") => "RESET",
             Control::Set(_) => "SET",
             Control::DiscardAll => "DISCARD ALL",
             Control::Deallocate(None) => "DEALLOCATE ALL",
@@ -147,7 +209,17 @@ pub(super) async fn execute(
     match control {
         Control::Begin(begin) => {
             match s.txn.block() {
-                Block::None => s.txn.open(begin.clone()),
+                Block::None => {
+                    s.txn.open(begin.clone());
+                    // What ran since the last Sync is part of the block.
+                    for shard in s.extended.group.clone() {
+                        let count = s.txn.enlist(shard, false, None);
+                        s.run.injected(shard, count);
+                        if count > 0 {
+                            s.txn.reads(shard);
+                        }
+                    }
+                }
                 Block::Open(open) if open.implicit => s.txn.make_explicit(),
                 Block::Open(_) | Block::Failed(_) => {
                     warn(s, SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
@@ -163,6 +235,16 @@ pub(super) async fn execute(
             };
             if outside && *chain {
                 return Err(only_in_blocks(&format!("{tag} AND CHAIN")).into());
+            }
+            if *s.txn.block() == Block::None
+                && let Some((last, others)) = s.extended.group.clone().split_last()
+            {
+                // It ends what Postgres has begun with the first message since the last Sync; the server warns itself.
+                for shard in others {
+                    aside(s, *shard, text, voice);
+                }
+                main(s, *last, text, voice, control.effect());
+                return Ok(());
             }
             if outside {
                 warn(s, SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
@@ -186,17 +268,41 @@ pub(super) async fn execute(
             everywhere(s, control, text, voice);
         }
         Control::Set(effect) => {
-            if s.txn.began().is_empty() {
-                let shard = s.txn.nearest().unwrap_or(snapshot.map.default_shard);
-                s.enlist(shard, Enlist::default(), snapshot).await?;
+            let began = s.txn.began();
+            let (shard, others) = match began.split_first() {
+                Some((first, others)) => (*first, others),
+                None => {
+                    let shard = s.txn.nearest().unwrap_or(snapshot.map.default_shard);
+                    s.enlist_for(Some(effect), shard, Enlist::default(), snapshot).await?;
+                    (shard, &[][..])
+                }
+            };
+            let Some((effect, texts)) = s.txn.effective().from_start(effect) else {
+                for other in others {
+                    aside(s, *other, text, voice);
+                }
                 main(s, shard, text, voice, Some(effect.clone()));
-            } else {
-                everywhere(s, control, text, voice);
+                return Ok(());
+            };
+            // A server knows nothing of the start-up packet: it is told other words than the client's.
+            let errors = s.run.errors;
+            for other in others {
+                texts.iter().for_each(|text| aside(s, *other, text, voice));
             }
+            unseen(s, shard, &texts, voice, effect);
+            s.drain().await?;
+            if s.run.errors != errors {
+                return Err(Trouble::Told);
+            }
+            answer(s, tag, voice);
         }
         Control::DiscardAll => {
             if s.txn.in_block() {
                 let refused = "DISCARD ALL cannot run inside a transaction block";
+                return Err(Error::client(SqlState::ACTIVE_SQL_TRANSACTION, refused).into());
+            }
+            if !s.extended.group.is_empty() {
+                let refused = "DISCARD ALL cannot be executed within a pipeline";
                 return Err(Error::client(SqlState::ACTIVE_SQL_TRANSACTION, refused).into());
             }
             s.txn.discard();
@@ -312,6 +418,22 @@ fn main(s: &mut Session, shard: ShardId, text: &str, voice: Voice, effect: Optio
             send_text(s, shard, text, Pending::new(shard, Expect::Query).show(show).effect(effect));
         }
         Voice::Extended => send_extended(s, shard, text, Show::Forward, effect),
+    }
+}
+
+/// Statements with one effect together, of which the client sees errors only.
+fn unseen(s: &mut Session, shard: ShardId, texts: &[String], voice: Voice, effect: Effect) {
+    match voice {
+        Voice::Simple { .. } => {
+            let pending = Pending::swallowed(shard, Expect::Query).effect(Some(effect));
+            send_text(s, shard, &texts.join("; "), pending);
+        }
+        Voice::Extended => {
+            let mut effect = Some(effect);
+            for text in texts {
+                send_extended(s, shard, text, Show::Swallow, effect.take());
+            }
+        }
     }
 }
 

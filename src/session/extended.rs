@@ -6,7 +6,7 @@
 //! changes the shard, what was sent is awaited first, so that nothing runs behind an error.
 
 use crate::error::{Error, Result, SqlState};
-use crate::exec::reply::{Expect, ParseNote, Pending};
+use crate::exec::reply::{Expect, ParseNote, Pending, Show};
 use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::database::Fetched;
@@ -144,6 +144,7 @@ pub(super) async fn message(s: &mut Session, tag: u8, len: usize) -> Result<(), 
         Err(Trouble::Gone(gone)) => return Err(gone),
         Err(Trouble::Error(e)) if e.is_fatal() => return Err(Gone::Fatal(e)),
         Err(Trouble::Error(e)) => refuse(s, &e),
+        Err(Trouble::Told) => told(s),
     }
     if s.run.len() > 1000 {
         s.drain().await?;
@@ -153,6 +154,10 @@ pub(super) async fn message(s: &mut Session, tag: u8, len: usize) -> Result<(), 
 
 /// An error of pgweir's own: what follows is skipped until Sync.
 fn refuse(s: &mut Session, e: &Error) {
+    if s.txn.failed() {
+        // The block had failed before they were parsed, which was not known then: this is their error.
+        s.extended.deferred.clear();
+    }
     // Statements that were parsed before and that no server has seen: the client is owed their ParseComplete.
     for name in std::mem::take(&mut s.extended.deferred) {
         if let Some(p) = s.extended.statements.get(&name) {
@@ -164,6 +169,15 @@ fn refuse(s: &mut Session, e: &Error) {
     s.txn.fail();
     s.run.skipping = true;
     s.extended.refused = true;
+}
+
+/// An error that the client has been told: the same, without another one.
+fn told(s: &mut Session) {
+    s.extended.deferred.clear();
+    if !s.run.skipping {
+        s.run.skipping = true;
+        s.extended.refused = true;
+    }
 }
 
 fn parse(s: &mut Session, len: usize) -> Served<()> {
@@ -645,7 +659,17 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
             Ok(()) => {}
             Err(Trouble::Gone(gone)) => return Err(gone),
             Err(Trouble::Error(e)) => refuse(s, &e),
+            Err(Trouble::Told) => told(s),
         }
+    }
+    end_group(s, Show::Forward).await
+}
+
+/// What ran since the last Sync ends on all links alike: by COMMIT, or by ROLLBACK if an error came.
+async fn end_group(s: &mut Session, show: Show) -> Result<(), Gone> {
+    if !s.txn.in_block() && s.extended.group.len() > 1 && !s.run.skipping {
+        // None commits before each has said that all went well.
+        s.drain().await?;
     }
     let failed = std::mem::take(&mut s.run.skipping);
     let skipped_by = s.run.skipped_by.take();
@@ -658,14 +682,19 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
             // What ran on this link since the last Sync was part of a transaction that failed elsewhere.
             crate::txn::inject(&mut p.link().output, "ROLLBACK");
             p.link().statements.remove("");
-            let silent = crate::exec::reply::Show::Silent;
-            s.run.push(Pending::new(*shard, Expect::Injected).show(silent));
-            s.txn.undone(*shard);
+            s.run.push(Pending::new(*shard, Expect::Injected).show(Show::Silent));
         }
     }
-    if let Some(shard) = skipped_by.filter(|_| !s.txn.in_block()) {
-        // Its server failed before this Sync was sent, and has rolled back what it ran since the last one.
-        s.txn.undone(shard);
+    if !s.txn.in_block() && (failed || refused) {
+        s.txn.undone();
+    }
+    if s.txn.settings_pending() {
+        // Until it is known whether they hold, nothing can be sent that they matter to.
+        s.barrier = true;
+        for shard in &held {
+            let count = s.txn.enlist(*shard, false, None);
+            s.run.injected(*shard, count);
+        }
     }
     let last = s.txn.last_to_end(&held);
     for shard in &held {
@@ -677,8 +706,9 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
         s.run.push(Pending::swallowed(*shard, Expect::Sync));
     }
     match last {
-        Some(shard) => s.run.push(Pending::new(shard, Expect::Sync)),
-        None => s.run.ready(),
+        Some(shard) => s.run.push(Pending::new(shard, Expect::Sync).show(show)),
+        None if show == Show::Forward => s.run.ready(),
+        None => {}
     }
     if !s.txn.in_block() {
         s.extended.portals.clear();
@@ -687,16 +717,29 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
             held.iter().for_each(|shard| s.txn.doubt_temporaries_of(*shard));
         }
     }
+    s.txn.next_flight();
     Ok(())
 }
 
 /// A simple message came in the middle of a group: what was begun is ended first.
-pub(super) fn leave_group(s: &mut Session) {
-    for shard in std::mem::take(&mut s.extended.group) {
-        if let Some(p) = s.txn.participant(shard) {
-            frontend::sync(&mut p.link().output);
-            s.run.push(Pending::swallowed(shard, Expect::Sync));
-        }
+pub(super) async fn leave_group(s: &mut Session) -> Result<(), Gone> {
+    let sent = async {
+        let snapshot = s.refresh()?;
+        send_deferred(s, None, &snapshot).await
+    };
+    match sent.await {
+        Ok(()) => {}
+        Err(Trouble::Gone(gone)) => return Err(gone),
+        Err(Trouble::Error(e)) => refuse(s, &e),
+        Err(Trouble::Told) => told(s),
     }
-    s.extended.refused = false;
+    s.drain().await?;
+    if s.run.skipping {
+        return Ok(());
+    }
+    end_group(s, Show::Swallow).await?;
+    s.drain().await?;
+    s.txn.settled();
+    s.barrier = false;
+    Ok(())
 }

@@ -11,7 +11,7 @@ use crate::session::registry::{Registration, Watch};
 use crate::session::{Greeted, Shutdown, copy, extended, simple, temporaries};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
-use crate::txn::Txn;
+use crate::txn::{Effect, Txn, aborted};
 use crate::wire::frame::{self, Limits};
 use crate::wire::{backend, frontend};
 use bytes::Buf;
@@ -339,37 +339,66 @@ impl Session {
     pub(super) fn settle_route(&self, route: Route, snapshot: &Snapshot) -> Result<ShardId> {
         match route {
             Route::Single(shard) => Ok(shard),
-            Route::Any | Route::Session => Ok(self.txn.nearest().unwrap_or(snapshot.map.default_shard)),
+            Route::Any | Route::Session => {
+                let at_hand = self.txn.snapshot_on().or_else(|| self.txn.nearest());
+                Ok(at_hand.unwrap_or(snapshot.map.default_shard))
+            }
             Route::Default => Ok(self.txn.snapshot_on().unwrap_or(snapshot.map.default_shard)),
             Route::Reject(e) => Err(e),
             Route::Miss { .. } => Err(Error::internal("a directory entry was fetched and is still missing")),
         }
     }
 
-    /// The link of `shard` for a statement, with whatever must run on it first in front.
+    /// The link of `shard` for a statement, with whatever must run on it first in front: how many statements that is.
     ///
     /// Replies of other links are awaited before: what they are decides whether this statement runs at all.
-    pub(super) async fn enlist(&mut self, shard: ShardId, how: Enlist, snapshot: &Snapshot) -> Served<()> {
-        if self.run.awaits_other_than(shard) {
+    pub(super) async fn enlist(&mut self, shard: ShardId, how: Enlist, snapshot: &Snapshot) -> Served<usize> {
+        self.enlist_for(None, shard, how, snapshot).await
+    }
+
+    /// The same for a statement that makes a setting anew.
+    pub(super) async fn enlist_for(
+        &mut self,
+        replaced: Option<&Effect>,
+        shard: ShardId,
+        how: Enlist,
+        snapshot: &Snapshot,
+    ) -> Served<usize> {
+        if self.run.awaits_other_than(shard) || how.apart {
             self.drain().await?;
+            if self.run.skipping {
+                return Err(Trouble::Told);
+            }
         }
-        self.txn.admit(shard, how.writes, |s| snapshot.map.shard(s).name.to_string())?;
+        if self.txn.failed() && !how.describe_only {
+            return Err(aborted().into());
+        }
+        self.txn.admit(shard, how.writes, how.reads, |s| snapshot.map.shard(s).name.to_string())?;
         let deadline = Instant::now() + self.database.options.checkout_timeout;
         self.txn.lease(shard, deadline).await?;
-        let count = self.txn.enlist(shard, how.describe_only);
+        let count = self.txn.enlist(shard, how.describe_only, replaced);
         self.run.injected(shard, count);
-        if how.apart && count > 0 {
+        if how.apart && count > 0 && !self.extended.group.contains(&shard) {
             // What cannot run in a transaction cannot run behind injected statements either.
+            let errors = self.run.errors;
             if let Some(p) = self.txn.participant(shard) {
                 frontend::sync(&mut p.link().output);
                 p.link().outstanding += 1;
             }
             let sync = crate::exec::reply::Pending::swallowed(shard, crate::exec::reply::Expect::Sync);
             self.run.push(sync);
-            self.drive(Until::Drained).await?;
-            if !self.txn.holds(shard) {
-                self.txn.lease(shard, deadline).await?;
+            // Another link would lack what this one has just been told.
+            self.txn.keep(shard, true);
+            let driven = self.drive(Until::Drained).await;
+            self.txn.keep(shard, false);
+            driven?;
+            if self.run.errors != errors {
+                self.txn.release(shard);
+                return Err(Trouble::Told);
             }
+        }
+        if how.reads {
+            self.txn.reads(shard);
         }
         if how.writes
             && !how.describe_only
@@ -377,7 +406,7 @@ impl Session {
         {
             p.wrote = true;
         }
-        Ok(())
+        Ok(count)
     }
 }
 
@@ -385,6 +414,8 @@ impl Session {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Enlist {
     pub writes: bool,
+    /// under the block's snapshot
+    pub reads: bool,
     /// no BEGIN is sent: nothing runs
     pub describe_only: bool,
     /// must not stand behind other statements without a Sync between
@@ -395,6 +426,8 @@ pub(super) struct Enlist {
 #[derive(Debug)]
 pub(super) enum Trouble {
     Error(Error),
+    /// an error that the client has been told already
+    Told,
     Gone(Gone),
 }
 pub(super) type Served<T> = std::result::Result<T, Trouble>;

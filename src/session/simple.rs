@@ -31,15 +31,22 @@ pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
     if s.barrier || !s.extended.is_quiet() {
         s.drain().await?;
         s.barrier = false;
-        extended::leave_group(s);
-        s.drain().await?;
+        extended::leave_group(s).await?;
+        if s.run.skipping {
+            return Ok(());
+        }
     }
+    s.txn.next_flight();
     match serve(s, len).await {
         Ok(()) => Ok(()),
         Err(Trouble::Gone(gone)) => Err(gone),
         Err(Trouble::Error(e)) if e.is_fatal() => Err(Gone::Fatal(e)),
         Err(Trouble::Error(e)) => {
             fail(s, &e);
+            s.run.ready();
+            Ok(())
+        }
+        Err(Trouble::Told) => {
             s.run.ready();
             Ok(())
         }
@@ -55,6 +62,7 @@ fn fail(s: &mut Session, e: &Error) {
 /// FunctionCall: the function is named by an OID, its arguments say nothing of keys.
 pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gone> {
     s.drain().await?;
+    s.txn.next_flight();
     let outcome = async {
         let snapshot = s.refresh()?;
         if s.txn.failed() {
@@ -66,7 +74,8 @@ pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gon
                 .into());
         }
         let shard = snapshot.map.default_shard;
-        s.enlist(shard, Enlist { writes: true, ..Enlist::default() }, &snapshot).await?;
+        s.enlist(shard, Enlist { writes: true, reads: true, ..Enlist::default() }, &snapshot).await?;
+        s.barrier = true;
         forward(s, shard, len, Pending::new(shard, Expect::Query).writes(true));
         Ok(())
     }
@@ -76,6 +85,10 @@ pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gon
         Err(Trouble::Gone(gone)) => Err(gone),
         Err(Trouble::Error(e)) => {
             fail(s, &e);
+            s.run.ready();
+            Ok(())
+        }
+        Err(Trouble::Told) => {
             s.run.ready();
             Ok(())
         }
@@ -172,7 +185,8 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
         s.run.ready();
         return Ok(());
     };
-    s.enlist(shard, how(&template), snapshot).await?;
+    // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.
+    s.barrier |= s.enlist(shard, how(&template), snapshot).await? > 0;
     s.extended.declared(&template, shard);
     temporaries::sent(&mut s.txn, &template, shard);
     let pending =
@@ -239,7 +253,7 @@ pub(super) fn how(template: &Template) -> Enlist {
         template.class,
         Class::Ddl { .. } | Class::Maintenance | Class::Discard(_) | Class::Other | Class::Call | Class::Do
     );
-    Enlist { writes: !template.read_only, describe_only: false, apart }
+    Enlist { writes: !template.read_only, reads: !template.reads_no_rows(), describe_only: false, apart }
 }
 
 /// What must be waited for before the next message has a meaning.
@@ -271,7 +285,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let mut effects: SmallVec<[Effect; 1]> = SmallVec::new();
     let mut shard: Option<ShardId> = None;
     let mut together = !s.txn.failed();
-    let (mut writes, mut apart, mut schema) = (false, false, false);
+    let (mut writes, mut reads, mut apart, mut schema) = (false, false, false, false);
     // Names of later statements mean what they mean once the temporary relations are known.
     let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
     for piece in 0..pieces {
@@ -289,6 +303,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 effects.push(temporaries::pin(&template).unwrap_or(Effect::Nothing));
                 let how = how(&template);
                 writes |= how.writes;
+                reads |= how.reads;
                 apart |= how.apart;
                 schema |= matches!(template.class, Class::Ddl { temp: false });
                 let route = match route {
@@ -320,7 +335,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     if together {
         (0..pieces).for_each(|_| crate::metrics::statement(RouteKind::Single));
         s.drain().await?;
-        s.enlist(shard, Enlist { writes, apart, describe_only: false }, snapshot).await?;
+        s.enlist(shard, Enlist { writes, reads, apart, describe_only: false }, snapshot).await?;
         if touches {
             s.txn.touches_temporaries(shard);
         }
@@ -349,6 +364,7 @@ async fn one_by_one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Se
                 fail(s, &e);
                 break;
             }
+            Err(Trouble::Told) => break,
             Err(trouble) => return Err(trouble),
         }
         // COPY data goes through the session's loop, which is where this came from.
@@ -385,7 +401,12 @@ async fn statement_of_many(
     let (template, route) = planned(s, len, piece, snapshot).await?;
     crate::metrics::statement(route.kind());
     let text = piece_text(s, len, piece)?.to_owned();
+    let implicit =
+        || Begin { text: "BEGIN".into(), one_snapshot: false, default_isolation: true, implicit: true };
     if let Some(control) = control::of(&template, &text) {
+        if matches!(control, Control::Set(_)) && !s.txn.in_block() {
+            s.txn.open(implicit());
+        }
         return control::execute(s, &control, &text, Voice::Simple { ready: false }, snapshot).await;
     }
     if s.txn.failed() {
@@ -393,12 +414,7 @@ async fn statement_of_many(
     }
     let Some(shard) = settled(s, len, piece, &template, route, snapshot).await? else { return Ok(()) };
     if !s.txn.in_block() {
-        s.txn.open(Begin {
-            text: "BEGIN".into(),
-            one_snapshot: false,
-            default_isolation: true,
-            implicit: true,
-        });
+        s.txn.open(implicit());
     }
     s.enlist(shard, how(&template), snapshot).await?;
     s.extended.declared(&template, shard);

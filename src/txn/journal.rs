@@ -28,6 +28,12 @@ impl Journal {
     pub fn clear(&mut self) {
         self.entries.clear();
     }
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
     pub fn sets_anything(&self) -> bool {
         self.entries.iter().any(|e| matches!(e, Entry::Set { .. } | Entry::ResetAll))
     }
@@ -53,15 +59,18 @@ impl Journal {
         }
     }
 
-    /// Statements that bring a shard that has just begun to where the others are.
-    pub fn statements(&self) -> impl Iterator<Item = String> + '_ {
-        self.entries.iter().map(|e| match e {
-            Entry::Savepoint(name) => format!("SAVEPOINT {}", quoted_savepoint(name)),
-            Entry::Set { statement: Some(s), .. } => s.to_string(),
-            Entry::Set { name, statement: None, .. } => format!("RESET {}", quoted_name(name)),
-            Entry::ResetAll => "RESET ALL".into(),
-            Entry::Characteristics(s) => s.to_string(),
-        })
+    /// Statements that bring a shard that has the first `told` entries to where the others are.
+    pub fn statements(&self, told: usize, settings: &Settings) -> Vec<String> {
+        let mut out = Vec::new();
+        for entry in self.entries.iter().skip(told) {
+            match entry {
+                Entry::Savepoint(name) => out.push(format!("SAVEPOINT {}", quoted_savepoint(name))),
+                Entry::Set { statement: Some(s), .. } | Entry::Characteristics(s) => out.push(s.to_string()),
+                Entry::Set { name, statement: None, .. } => out.push(format!("RESET {}", quoted_name(name))),
+                Entry::ResetAll => out.extend(settings.reset_all_statements()),
+            }
+        }
+        out
     }
 
     /// Settings as they are inside the block.
@@ -106,7 +115,7 @@ mod tests {
         j.push(Entry::Savepoint("s".into()));
         j.push(set("a", "2"));
         j.rollback_to("s");
-        assert_eq!(j.statements().collect::<Vec<_>>(), ["SET a TO 1", "SAVEPOINT \"s\""]);
+        assert_eq!(j.statements(0, &Settings::default()), ["SET a TO 1", "SAVEPOINT \"s\""]);
         assert!(j.has_savepoint("s"));
     }
 
@@ -117,7 +126,7 @@ mod tests {
         j.push(set("a", "2"));
         j.push(Entry::Savepoint("t".into()));
         j.release("s");
-        assert_eq!(j.statements().collect::<Vec<_>>(), ["SET a TO 2"]);
+        assert_eq!(j.statements(0, &Settings::default()), ["SET a TO 2"]);
     }
 
     #[test]

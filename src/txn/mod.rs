@@ -19,6 +19,9 @@
 //!   write: if one fails the server skips the client's statement (HAZARDS 5), and no round trip is added.
 //! - What a link has set is known exactly, or unknown and set again: nothing was injected, so an error changed
 //!   nothing; or something was, and after an error the link's settings count as unknown.
+//! - Outside a block, too, settings wait in the journal until the server says that the transaction which Postgres makes
+//!   around a message, or around all up to a Sync, has ended well: an error behind a SET undoes it.
+//! - Injected settings that fail leave a link without the block that was to begin there: the block has failed, and ends without it.
 //!
 //! **Where to look when it breaks.** A wrong status byte: [`Txn::ready`]. A leaked setting: [`settings`] and
 //! `Link::applied`. A link that is not returned: [`Txn::settle`].
@@ -92,6 +95,8 @@ pub enum Effect {
         statement: Box<str>,
         one_snapshot: bool,
     },
+    /// several settings by one statement
+    Several(Box<[Effect]>),
     /// the server session now holds something of this client
     Pin,
     /// the same, if it turns out that it has temporary relations
@@ -112,6 +117,18 @@ pub struct Participant {
     injected: bool,
     /// None: no statement was sent that could make temporary relations
     temporaries: Option<Temporaries>,
+    /// a statement was sent that reads under the block's snapshot
+    reads: bool,
+    /// how many entries of the journal it has
+    told: usize,
+    /// the flight in which it was last brought to the session's settings
+    brought: u64,
+    /// its open transaction is older than its settings, or has a snapshot: a block must begin another one
+    stale: bool,
+    /// what was injected failed
+    refused: bool,
+    /// not to be released although nothing is awaited
+    kept: bool,
 }
 
 /// What the server session of a link has of temporary relations.
@@ -157,6 +174,8 @@ pub struct Txn {
     settings_version: u64,
     /// a link went that held state of this session
     bereft: bool,
+    /// number of what is sent now: one for each simple message, and for all up to a Sync
+    flight: u64,
 }
 
 impl Txn {
@@ -177,7 +196,12 @@ impl Txn {
             default_one_snapshot: false,
             settings_version: 0,
             bereft: false,
+            flight: 1,
         }
+    }
+    /// What is sent from now on may run although what was sent before failed.
+    pub fn next_flight(&mut self) {
+        self.flight += 1;
     }
 
     pub fn block(&self) -> &Block {
@@ -217,10 +241,32 @@ impl Txn {
     pub fn snapshot_on(&self) -> Option<ShardId> {
         match &self.block {
             Block::Open(Begin { one_snapshot: true, .. }) => {
-                self.participants.iter().find(|p| p.began).map(|p| p.shard)
+                self.participants.iter().find(|p| p.began && p.reads).map(|p| p.shard)
             }
             _ => None,
         }
+    }
+    /// A statement goes to a shard that reads there: the block's snapshot is there.
+    pub fn reads(&mut self, shard: ShardId) {
+        if let Some(p) = self.participant(shard) {
+            p.reads = true;
+        }
+    }
+    /// Keeps a link although nothing is awaited from it, or not any longer.
+    pub fn keep(&mut self, shard: ShardId, yes: bool) {
+        if let Some(p) = self.participant(shard) {
+            p.kept = yes;
+        }
+    }
+    /// An injected statement failed.
+    pub fn refuses(&mut self, shard: ShardId) {
+        if let Some(p) = self.participant(shard) {
+            p.refused = true;
+        }
+    }
+    /// Settings were made since the last Sync that the next ReadyForQuery confirms or undoes.
+    pub fn settings_pending(&self) -> bool {
+        self.block == Block::None && !self.journal.is_empty()
     }
     /// Shards where BEGIN was sent.
     pub fn began(&self) -> SmallVec<[ShardId; 2]> {
@@ -261,6 +307,9 @@ impl Txn {
         if let Some(p) = self.participant(shard) {
             p.began = chain;
             p.injected = false;
+            p.reads = false;
+            p.told = 0;
+            p.brought = 0;
             p.link().applied = if sets { None } else { Some(list) };
         }
     }
@@ -268,6 +317,7 @@ impl Txn {
     pub fn discard(&mut self) {
         self.settings = self.settings.at_start();
         self.settings_version += 1;
+        self.journal.clear();
         let running = &self.running;
         self.participants.retain(|p| {
             if p.link_ref().pinned {
@@ -299,9 +349,16 @@ impl Txn {
     /// Whether a statement may be sent to a shard now, before anything is sent.
     ///
     /// Errors: 0A000 for a second writer, and for a second shard under one snapshot.
-    pub fn admit(&mut self, shard: ShardId, writes: bool, name: impl Fn(ShardId) -> String) -> Result<()> {
-        if let Block::Open(Begin { one_snapshot: true, .. }) = &self.block
-            && let Some(p) = self.participants.iter().find(|p| p.began && p.shard != shard)
+    pub fn admit(
+        &mut self,
+        shard: ShardId,
+        writes: bool,
+        reads: bool,
+        name: impl Fn(ShardId) -> String,
+    ) -> Result<()> {
+        if reads
+            && let Block::Open(Begin { one_snapshot: true, .. }) = &self.block
+            && let Some(p) = self.participants.iter().find(|p| p.began && p.reads && p.shard != shard)
         {
             return Err(Error::unsupported(format!(
                 "a REPEATABLE READ or SERIALIZABLE transaction cannot go on from shard {} to shard {}",
@@ -338,50 +395,71 @@ impl Txn {
             wrote: false,
             injected: false,
             temporaries: None,
+            reads: false,
+            told: 0,
+            brought: 0,
+            stale: false,
+            refused: false,
+            kept: false,
         });
         Ok(())
     }
 
     /// Puts in front of the next statement what this shard's server session lacks: settings, BEGIN, the journal.
     /// Returns how many statements were put there; each answers with ParseComplete, BindComplete, CommandComplete.
-    pub fn enlist(&mut self, shard: ShardId, describe_only: bool) -> usize {
+    ///
+    /// `replaced`: the setting that the statement makes itself. One that cannot be made any more (a role that was dropped)
+    /// must not keep its session from giving it up.
+    pub fn enlist(&mut self, shard: ShardId, describe_only: bool, replaced: Option<&Effect>) -> usize {
         let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return 0 };
-        if p.began {
-            return 0;
-        }
         let link: &mut Link = &mut p.lease;
         let mut count = 0;
-        let mut defaults = false;
-        let same = link.applied.as_ref().is_some_and(|a| Arc::ptr_eq(a, self.settings.list()));
-        if !same {
-            for statement in self.settings.difference(link.applied.as_ref()) {
-                inject(&mut link.output, &statement);
-                count += 1;
-                let words = statement.to_ascii_lowercase();
-                defaults |= words.contains("transaction") || words.starts_with("reset all");
-            }
-            if count == 0 {
-                link.applied = Some(self.settings.list().clone());
-            }
-            p.injected |= count > 0;
-        }
-        if let (Block::Open(begin), false) = (&self.block, describe_only) {
-            if defaults {
-                // The settings have begun a transaction, which has its defaults from before them; the block's own begins anew.
-                inject(&mut link.output, "BEGIN");
-                inject(&mut link.output, "COMMIT");
-                count += 2;
-            }
-            inject(&mut link.output, &begin.text);
+        let mut put = |link: &mut Link, statement: &str| {
+            inject(&mut link.output, statement);
             count += 1;
-            for statement in self.journal.statements() {
-                inject(&mut link.output, &statement);
-                count += 1;
+        };
+        let same = link.applied.as_ref().is_some_and(|a| Arc::ptr_eq(a, self.settings.list()));
+        if !p.began && !same && p.brought != self.flight {
+            let outside = self.block == Block::None && self.journal.is_empty();
+            let target = replaced.filter(|_| outside).and_then(|effect| self.settings.without(effect));
+            let difference = target.as_ref().unwrap_or(&self.settings).difference(link.applied.as_ref());
+            for statement in &difference {
+                put(link, statement);
+                let words = statement.to_ascii_lowercase();
+                p.stale |= words.contains("transaction") || words.starts_with("reset all");
             }
-            p.began = true;
+            if difference.is_empty() && target.is_none() {
+                link.applied = Some(self.settings.list().clone());
+            } else {
+                p.injected = true;
+            }
+            p.brought = self.flight;
+        }
+        if p.stale && !p.began && !describe_only {
+            // The open transaction has its isolation and its rights from before the settings: the next one has them.
+            put(link, "BEGIN");
+            put(link, "COMMIT");
+            p.stale = false;
+            // and with it ended what was set for it alone
+            p.told = 0;
+        }
+        match &self.block {
+            Block::Open(begin) if !p.began && !describe_only => {
+                put(link, &begin.text);
+                p.began = true;
+            }
+            // nothing but what is set matters to a description
+            Block::Open(_) if !p.began => p.stale = true,
+            _ => {}
+        }
+        if p.began || self.block == Block::None {
+            for statement in self.journal.statements(p.told, &self.settings) {
+                put(link, &statement);
+            }
+            p.told = self.journal.len();
         }
         if count > 0 {
-            p.lease.statements.remove("");
+            link.statements.remove("");
         }
         count
     }
@@ -401,13 +479,17 @@ impl Txn {
             Effect::Rollback { chain } => self.end(false, *chain),
             Effect::Savepoint(name) => {
                 if self.in_block() {
-                    self.journal.push(Entry::Savepoint(name.clone()));
+                    self.note(Entry::Savepoint(name.clone()), shard);
                 }
             }
-            Effect::Release(name) => self.journal.release(name),
+            Effect::Release(name) => {
+                self.journal.release(name);
+                self.all_told();
+            }
             Effect::RollbackTo(name) => {
                 self.doubt_temporaries();
                 self.journal.rollback_to(name);
+                self.all_told();
                 self.settings_version += 1;
                 if let Block::Failed(begin) = &self.block {
                     self.block = Block::Open(begin.clone());
@@ -415,30 +497,22 @@ impl Txn {
             }
             Effect::Set { name, statement, local } => {
                 self.settings_version += 1;
-                if self.in_block() {
-                    self.journal.push(Entry::Set {
-                        name: name.clone(),
-                        statement: statement.clone(),
-                        local: *local,
-                    });
-                } else if !local {
-                    self.settings.set(name, statement.as_deref());
-                    self.applied_now(shard);
-                }
+                let (name, statement, local) = (name.clone(), statement.clone(), *local);
+                self.note(Entry::Set { name, statement, local }, shard);
             }
             Effect::ResetAll => {
                 self.settings_version += 1;
-                if self.in_block() {
-                    self.journal.push(Entry::ResetAll);
-                } else {
-                    self.settings.reset_all();
-                    self.applied_now(shard);
-                }
+                self.note(Entry::ResetAll, shard);
             }
             Effect::Characteristics { statement, one_snapshot } => {
                 if let Block::Open(begin) = &mut self.block {
                     begin.one_snapshot |= one_snapshot;
-                    self.journal.push(Entry::Characteristics(statement.clone()));
+                    self.note(Entry::Characteristics(statement.clone()), shard);
+                }
+            }
+            Effect::Several(effects) => {
+                for effect in effects {
+                    self.apply(effect, tag, shard);
                 }
             }
             Effect::Nothing => {}
@@ -461,30 +535,40 @@ impl Txn {
         }
     }
 
-    fn applied_now(&mut self, shard: Option<ShardId>) {
-        let list = self.settings.list().clone();
+    /// What happened on all participants of a block, or on the link `shard` outside one.
+    fn note(&mut self, entry: Entry, shard: Option<ShardId>) {
+        self.journal.push(entry);
+        if self.in_block() {
+            return self.all_told();
+        }
+        let entries = self.journal.len();
         if let Some(p) = shard.and_then(|s| self.participant(s)) {
-            p.link().applied = Some(list);
-            // A later error before ReadyForQuery takes it back.
-            p.injected = true;
+            p.told = entries;
         }
     }
+    fn all_told(&mut self) {
+        let entries = self.journal.len();
+        self.participants.iter_mut().filter(|p| p.began).for_each(|p| p.told = entries);
+    }
 
-    /// What ran on this link since it was last idle is rolled back, and settings made there go with it.
-    pub fn undone(&mut self, shard: ShardId) {
-        if let Some(p) = self.participant(shard)
-            && p.injected
-        {
+    /// What ran since the last Sync, outside a block, is rolled back everywhere, and settings made there go with it.
+    pub fn undone(&mut self) {
+        self.settings_version += u64::from(!self.journal.is_empty());
+        self.journal.clear();
+        for p in &mut self.participants {
+            if p.injected || p.told > 0 {
+                p.link().applied = None;
+            }
             p.injected = false;
-            p.link().applied = None;
+            p.told = 0;
         }
     }
 
-    /// The block is over on every participant.
+    /// The transaction is over on every participant: a block, or what Postgres made around one message.
     fn end(&mut self, committed: bool, chain: bool) {
         let begin = match &self.block {
-            Block::None => return,
-            Block::Open(b) | Block::Failed(b) => b.clone(),
+            Block::None => None,
+            Block::Open(b) | Block::Failed(b) => Some(b.clone()),
         };
         self.doubt_temporaries();
         let changed = self.journal.sets_anything();
@@ -494,40 +578,64 @@ impl Txn {
         if changed {
             self.settings_version += 1;
         }
+        let entries = self.journal.len();
         self.journal.clear();
         for p in &mut self.participants {
-            if !p.began {
+            let took_part = if begin.is_some() { p.began } else { p.injected || p.told > 0 };
+            if !took_part {
                 continue;
             }
             let link: &mut Link = &mut p.lease;
-            if committed {
+            if committed && (p.began || p.told == entries) {
                 link.applied = Some(self.settings.list().clone());
             } else if p.injected || changed {
                 link.applied = None;
             }
             p.injected = false;
+            p.told = 0;
+            p.brought = 0;
+            p.stale = false;
+            p.reads = false;
             p.wrote = false;
             p.began = chain;
         }
-        self.block = if chain { Block::Open(begin) } else { Block::None };
+        self.block = match begin {
+            Some(begin) if chain => Block::Open(begin),
+            _ => Block::None,
+        };
     }
 
     /// The server of a shard said ReadyForQuery. Brings the block in line with what the server says.
-    pub fn settle(&mut self, shard: ShardId, status: u8, failed: bool) {
+    /// `last`: with it ends what the client sent together.
+    pub fn settle(&mut self, shard: ShardId, status: u8, failed: bool, last: bool) {
         let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return };
+        let outside = self.block == Block::None && status == b'I';
+        let lasting = if outside { self.journal.lasting(&self.settings) } else { Settings::default() };
+        let entries = self.journal.len();
         let p = &mut self.participants[at];
         p.lease.status = status;
+        let refused = std::mem::take(&mut p.refused);
+        p.stale &= status != b'I';
         match (&self.block, status) {
             (Block::None, b'I') => {
-                let list = self.settings.list().clone();
-                if p.injected {
-                    p.lease.applied = if failed { None } else { Some(list) };
+                if p.injected || p.told > 0 {
+                    let known = !failed && p.told == entries;
+                    p.lease.applied = known.then(|| lasting.list().clone());
                     p.injected = false;
+                    p.told = 0;
                 }
                 p.wrote = false;
                 p.began = false;
                 if let (true, Some(temporaries)) = (failed, &mut p.temporaries) {
                     temporaries.unsure = true;
+                }
+                p.reads = false;
+                if entries > 0 && (failed || last) {
+                    if !failed {
+                        self.settings = lasting;
+                    }
+                    self.journal.clear();
+                    self.settings_version += 1;
                 }
             }
             (Block::None, b'T' | b'E') => {
@@ -541,15 +649,35 @@ impl Txn {
                 p.began = true;
                 self.block = if status == b'T' { Block::Open(begin) } else { Block::Failed(begin) };
             }
+            (Block::Open(begin) | Block::Failed(begin), b'I') if p.began && refused => {
+                // It never got as far as BEGIN.
+                p.began = false;
+                p.reads = false;
+                p.wrote = false;
+                p.injected = false;
+                p.told = 0;
+                p.lease.applied = None;
+                self.block = Block::Failed(begin.clone());
+            }
             (Block::Open(_) | Block::Failed(_), b'I') if p.began => {
                 // COMMIT failed, or the block ended inside a longer message: the server has rolled back.
                 self.end(false, false);
             }
-            (Block::Open(_) | Block::Failed(_), b'I') if failed => {
-                p.lease.applied = None;
+            (Block::Open(_) | Block::Failed(_), b'I') if p.injected || p.told > 0 => {
+                // only described something
+                p.lease.applied = (!failed && p.told == 0).then(|| self.settings.list().clone());
+                p.injected = false;
+                p.told = 0;
             }
             (Block::Open(begin), b'E') => self.block = Block::Failed(begin.clone()),
             _ => {}
+        }
+    }
+
+    /// Everything that was sent together has ended well although no ReadyForQuery was for the client.
+    pub fn settled(&mut self) {
+        if self.settings_pending() {
+            self.end(true, false);
         }
     }
 
@@ -558,7 +686,13 @@ impl Txn {
         let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return false };
         let p = &self.participants[at];
         let link = p.link_ref();
-        if p.began || link.pinned || link.status != b'I' || link.outstanding > 0 || !link.output.is_empty() {
+        if p.began
+            || p.kept
+            || link.pinned
+            || link.status != b'I'
+            || link.outstanding > 0
+            || !link.output.is_empty()
+        {
             return false;
         }
         self.running.ends(&link.cancel);
@@ -577,6 +711,9 @@ impl Txn {
         drop(p);
         if took_part {
             self.fail();
+        }
+        if self.settings_pending() {
+            self.undone();
         }
     }
 

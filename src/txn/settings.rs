@@ -4,6 +4,7 @@
 //! (`SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE`). Order matters: a role must come after what only the
 //! earlier role may set.
 
+use crate::txn::Effect;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -56,6 +57,45 @@ impl Settings {
         self.list = Arc::new(list);
     }
 
+    /// What the start-up packet asked of `name`.
+    pub fn start_statement(&self, name: &str) -> Option<&str> {
+        find(&self.start, name)
+    }
+    /// What a server is to be told instead of a RESET that goes back to the start-up packet, and what it does then.
+    pub fn from_start(&self, effect: &Effect) -> Option<(Effect, Vec<String>)> {
+        match effect {
+            Effect::Set { name, statement: None, local } => {
+                let statement = self.start_statement(name)?;
+                let effect =
+                    Effect::Set { name: name.clone(), statement: Some(statement.into()), local: *local };
+                Some((effect, vec![statement.to_owned()]))
+            }
+            Effect::ResetAll => {
+                let texts = self.reset_all_statements();
+                (texts.len() > 1).then_some((Effect::ResetAll, texts))
+            }
+            _ => None,
+        }
+    }
+    /// RESET ALL as a server session needs to hear it, which knows nothing of the start-up packet.
+    pub fn reset_all_statements(&self) -> Vec<String> {
+        let start = self.start.iter().filter(|(n, _)| !survives_reset_all(n)).map(|(_, s)| s.to_string());
+        std::iter::once("RESET ALL".to_owned()).chain(start).collect()
+    }
+    /// These without what a statement of that effect is going to make anew. `None`: it makes nothing that lasts.
+    pub fn without(&self, effect: &Effect) -> Option<Settings> {
+        let mut out = self.clone();
+        match effect {
+            Effect::Set { name, local: false, .. } => {
+                let list = self.list.iter().filter(|(n, _)| n != name).cloned().collect();
+                out.list = Arc::new(list);
+            }
+            Effect::ResetAll => out.reset_all(),
+            _ => return None,
+        }
+        Some(out)
+    }
+
     /// Statements that bring a server session from `have` (`None`: unknown) to these settings.
     pub fn difference(&self, have: Option<&Arc<List>>) -> Vec<Cow<'_, str>> {
         let mut out = Vec::new();
@@ -95,16 +135,10 @@ fn survives_reset_all(name: &str) -> bool {
     matches!(name, "role" | "session_authorization")
 }
 
-/// Name under which SET SESSION CHARACTERISTICS is kept: one statement, several parameters.
-pub const CHARACTERISTICS: &str = "session characteristics";
-
 fn reset_statements(name: &str) -> Vec<String> {
     match name {
         "role" => vec!["RESET ROLE".into()],
         "session_authorization" => vec!["RESET SESSION AUTHORIZATION".into()],
-        CHARACTERISTICS => ["isolation", "read_only", "deferrable"]
-            .map(|p| format!("RESET default_transaction_{p}"))
-            .to_vec(),
         _ => vec![format!("RESET {}", quoted_name(name))],
     }
 }

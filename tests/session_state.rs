@@ -1,0 +1,374 @@
+//! What a session has set, opened and declared: it finds it again on whatever link it gets, and loses it when one
+//! Postgres would lose it.
+
+mod harness;
+
+use harness::wire::Wire;
+use harness::{Harness, Setup};
+
+fn ask(w: &mut Wire, sql: &str) -> Vec<String> {
+    w.q(sql).hear(1)
+}
+
+fn asks(w: &mut Wire, statements: &[String]) -> Vec<String> {
+    statements.iter().flat_map(|sql| ask(w, sql)).collect()
+}
+
+/// Runs a script through the proxy and on one plain Postgres; what is heard must be equal.
+fn same(h: &Harness, parameters: &[(&str, &str)], script: impl Fn(&mut Wire) -> Vec<String>) {
+    let mut proxy = Wire::connect(&h.url(), parameters).unwrap();
+    let mut oracle = Wire::connect(&h.oracle_url(), parameters).unwrap();
+    let want = script(&mut oracle);
+    let got = script(&mut proxy);
+    if got != want {
+        let from = got.iter().zip(&want).take_while(|(g, w)| g == w).count();
+        let part = |t: &[String]| t[from.saturating_sub(6)..t.len().min(from + 8)].join("\n");
+        panic!("through pgweir:\n{}\n\nplain Postgres:\n{}\n{}", part(&got), part(&want), h.log());
+    }
+}
+
+/// One statement in the extended protocol.
+fn x<'a>(w: &'a mut Wire, sql: &str) -> &'a mut Wire {
+    w.p("", sql, &[]).b("", "", &[]).e("", 0)
+}
+
+fn on(key: i64) -> String {
+    format!("SELECT current_setting('work_mem'), count(*) FROM accounts WHERE id = {key}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_end_as_in_one_postgres() {
+    let h = Harness::start(Setup::default()).await;
+    let (a, b) = h.keys_on_both_shards();
+    settings_of_an_implicit_transaction(&h, a, b);
+    settings_of_the_start_up_packet(&h, a, b);
+    settings_with_several_names(&h, a, b);
+    transactions_between_syncs(&h, a, b);
+    statements_that_need_no_shard(&h, b);
+    errors_in_pipelines(&h, a, b);
+}
+
+/// A SET belongs to the transaction around it, which is what is sent up to a Sync, or one simple message.
+fn settings_of_an_implicit_transaction(h: &Harness, a: i64, b: i64) {
+    same(h, &[], |w| {
+        let mut t = asks(w, &["SET work_mem TO '2MB'".into(), on(a), on(b)]);
+        x(w, "SET work_mem TO '3MB'");
+        x(w, "SELECT 1/0");
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &[on(a), on(b)]));
+        x(w, "SET work_mem TO '3MB'");
+        x(w, &on(b));
+        x(w, &on(a));
+        x(w, "SET work_mem TO '5MB'");
+        x(w, &on(a));
+        x(w, &on(b));
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &[on(a), on(b)]));
+        // the error is on another shard than the SET
+        x(w, &on(a));
+        x(w, "SET work_mem TO '6MB'");
+        x(
+            w,
+            &format!(
+                "SELECT 1/(id - {b}) FROM (VALUES ({b}::bigint)) v(id) LEFT JOIN accounts USING (id) WHERE id = {b}"
+            ),
+        );
+        x(w, &format!("INSERT INTO accounts VALUES ({b}, 'x', 'not a number')"));
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &[on(a), on(b)]));
+        // and behind it another group, nothing awaited
+        x(w, "SET work_mem TO '7MB'");
+        x(w, "SELECT 1/0").s();
+        x(w, &on(a)).s();
+        x(w, "SET LOCAL work_mem TO '7MB'");
+        x(w, &on(a)).s();
+        x(w, &on(b)).s();
+        x(w, "RESET work_mem");
+        x(w, &on(b)).s();
+        x(w, &on(a)).s();
+        t.extend(w.hear(6));
+        t.extend(asks(
+            w,
+            &[
+                "SET work_mem TO '8MB'; SELECT 1/0".into(),
+                on(a),
+                "SET work_mem TO '8MB'; SET work_mem TO '9MB'".into(),
+                on(b),
+                format!("SET work_mem TO '10MB'; {}; {}; SELECT 1/0", on(a), on(b)),
+                on(a),
+                on(b),
+                format!("SET work_mem TO '10MB'; {}; {}", on(a), on(b)),
+                on(a),
+                "RESET ALL; SELECT 1/0".into(),
+                on(b),
+                "SET work_mem TO '11MB'; COMMIT; SELECT 1/0".into(),
+                on(b),
+                on(a),
+                "SET work_mem TO '12MB'; BEGIN; SET work_mem TO '13MB'; ROLLBACK; SELECT 1".into(),
+                on(b),
+                on(a),
+            ],
+        ));
+        t
+    });
+}
+
+/// RESET goes back to what the start-up packet said, which no server knows.
+fn settings_of_the_start_up_packet(h: &Harness, a: i64, b: i64) {
+    let parameters = [
+        ("work_mem", "2MB"),
+        ("TimeZone", "Asia/Tokyo"),
+        ("application_name", "x"),
+        ("options", "-c geqo=off"),
+    ];
+    same(h, &parameters, |w| {
+        let mut t = asks(
+            w,
+            &[
+                "SHOW TimeZone".into(),
+                "SET TimeZone TO 'UTC'".into(),
+                "RESET TimeZone".into(),
+                "SHOW TimeZone".into(),
+                "SET work_mem TO '3MB'".into(),
+                on(a),
+                "SET work_mem TO DEFAULT".into(),
+                on(a),
+                on(b),
+                "SET TimeZone TO 'UTC'; SELECT 1".into(),
+                "RESET ALL".into(),
+                "SHOW TimeZone".into(),
+                "SHOW geqo".into(),
+                on(b),
+                "BEGIN".into(),
+                "SET work_mem TO '3MB'".into(),
+                on(b),
+                "RESET work_mem".into(),
+                on(a),
+                on(b),
+                "SET LOCAL work_mem TO '9MB'".into(),
+                on(b),
+                "RESET ALL".into(),
+                on(a),
+                "ROLLBACK".into(),
+                on(a),
+                "SET TimeZone TO 'UTC'".into(),
+                "DISCARD ALL".into(),
+                "SHOW TimeZone".into(),
+            ],
+        );
+        x(w, "SET work_mem TO '9MB'");
+        t.extend(x(w, &on(a)).s().hear(1));
+        x(w, "RESET work_mem");
+        t.extend(x(w, &on(b)).s().hear(1));
+        x(w, "SET TimeZone TO 'UTC'").s();
+        x(w, "RESET ALL").s();
+        t.extend(w.hear(2));
+        t.extend(ask(w, "SHOW TimeZone"));
+        t
+    });
+}
+
+fn settings_with_several_names(h: &Harness, a: i64, b: i64) {
+    same(h, &[], |w| {
+        let show = |k: i64| {
+            format!(
+                "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'), \
+                 current_setting('default_transaction_deferrable'), count(*) FROM accounts WHERE id = {k}"
+            )
+        };
+        asks(
+            w,
+            &[
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE".into(),
+                "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY, DEFERRABLE".into(),
+                show(a),
+                show(b),
+                "RESET default_transaction_read_only".into(),
+                show(b),
+                show(a),
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE, READ WRITE"
+                    .into(),
+                show(b),
+                show(a),
+                "RESET ALL".into(),
+                // of the one transaction only
+                "BEGIN".into(),
+                "SET transaction_read_only TO on".into(),
+                show(b),
+                show(a),
+                "COMMIT".into(),
+                show(b),
+                show(a),
+                "SET transaction_read_only TO on".into(),
+                show(b),
+                show(a),
+            ],
+        )
+    });
+}
+
+/// All that is sent up to a Sync is one transaction, over all shards.
+fn transactions_between_syncs(h: &Harness, a: i64, b: i64) {
+    same(h, &[], |w| {
+        let count = |k: i64| format!("SELECT count(*) FROM accounts WHERE id = {k}");
+        let insert = |k: i64| format!("INSERT INTO accounts (id) VALUES ({k})");
+        let mut t = Vec::new();
+        // the error of the last statement comes from another shard than the write
+        x(w, &insert(a));
+        x(w, &format!("SELECT 1/count(*) FROM accounts WHERE id = {b}"));
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &[count(a), count(b)]));
+        // BEGIN takes in what ran before it
+        x(w, &insert(a));
+        x(w, "BEGIN");
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &["ROLLBACK".into(), count(a)]));
+        // COMMIT and ROLLBACK outside a block end it
+        x(w, &insert(a));
+        x(w, "COMMIT");
+        x(w, "SELECT 1/0");
+        t.extend(w.s().hear(1));
+        t.extend(ask(w, &count(a)));
+        x(w, &format!("DELETE FROM accounts WHERE id = {a}"));
+        x(w, "ROLLBACK");
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &[count(a), format!("DELETE FROM accounts WHERE id = {a}")]));
+        t
+    });
+}
+
+/// A block that has one snapshot takes it where rows are read first.
+fn statements_that_need_no_shard(h: &Harness, b: i64) {
+    same(h, &[], |w| {
+        let count = format!("SELECT count(*) FROM accounts WHERE id = {b}");
+        let mut t = asks(
+            w,
+            &[
+                "BEGIN ISOLATION LEVEL REPEATABLE READ".into(),
+                "SHOW transaction_isolation".into(),
+                "SELECT 1".into(),
+                "SET LOCAL work_mem TO '3MB'".into(),
+                "SAVEPOINT s".into(),
+                count.clone(),
+                "SHOW work_mem".into(),
+                "SHOW transaction_isolation".into(),
+                "ROLLBACK TO s".into(),
+                count.clone(),
+                "COMMIT".into(),
+                "BEGIN ISOLATION LEVEL SERIALIZABLE".into(),
+            ],
+        );
+        // described before anything runs
+        t.extend(w.p("n", &count, &[]).ds("n").h().messages(3));
+        t.extend(w.b("", "n", &[]).e("", 0).s().hear(1));
+        t.extend(ask(w, "COMMIT"));
+        t
+    });
+}
+
+/// What stands behind an error of another shard does not run, whatever protocol it came in.
+fn errors_in_pipelines(h: &Harness, a: i64, b: i64) {
+    same(h, &[], |w| {
+        let count = |k: i64| format!("SELECT count(*) FROM accounts WHERE id = {k}");
+        w.q("BEGIN").q(&format!("SELECT 1/count(*) FROM accounts WHERE id = {a}"));
+        w.q(&format!("INSERT INTO accounts (id) VALUES ({b})")).q("COMMIT");
+        let mut t = w.hear(4);
+        t.extend(ask(w, &count(b)));
+        x(w, "BEGIN").s();
+        x(w, &format!("SELECT 1/count(*) FROM accounts WHERE id = {a}")).s();
+        x(w, &format!("INSERT INTO accounts (id) VALUES ({b})")).s();
+        x(w, "COMMIT").s();
+        t.extend(w.hear(4));
+        t.extend(ask(w, &count(b)));
+        x(w, &format!("SELECT 1/count(*) FROM accounts WHERE id = {a}"));
+        x(w, &count(b)).s();
+        t.extend(w.hear(1));
+        t.extend(ask(w, &count(b)));
+        t
+    });
+}
+
+/// Settings that one server cannot make: the statement does not run, and the session gets out of it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_fail_on_another_shard() {
+    let h = Harness::start(Setup { settings: &["database.app.pool_size=2"], ..Setup::default() }).await;
+    let (a, b) = h.keys_on_both_shards();
+    // a role that only the default shard, s1, knows
+    let (first, second) = if h.shard_of(a) == "s1" { (a, b) } else { (b, a) };
+    let role = "CREATE ROLE lonely; GRANT lonely TO CURRENT_USER; GRANT ALL ON ALL TABLES IN SCHEMA public TO lonely";
+    let app = h.cluster.app.user.clone();
+    h.cluster.ask(0, &role.replace("CURRENT_USER", &app)).await.ok();
+    for statement in role.replace("CURRENT_USER", &app).split(';') {
+        let _ = h.cluster.ask(0, statement).await;
+    }
+    let mut w = Wire::connect(&h.url(), &[]).unwrap();
+    let mut plain = Wire::connect(&h.url(), &[]).unwrap();
+    let lonely = "error ERROR 22023 role \"lonely\" does not exist";
+    let made = ask(&mut w, "SET ROLE lonely");
+    assert_eq!(made, ["complete SET", "ready I"], "{}", h.log());
+    let count = |k: i64| format!("SELECT count(*) FROM accounts WHERE id = {k}");
+    let insert = format!("INSERT INTO accounts (id) VALUES ({second})");
+    for _ in 0..3 {
+        assert_eq!(ask(&mut w, &count(first))[1], "row 0");
+        assert_eq!(ask(&mut w, &insert), [lonely, "ready I"]);
+        // what must not stand behind other statements
+        assert_eq!(
+            ask(
+                &mut w,
+                "/* pgweir: shard=s2 */ DO $$ BEGIN CREATE TABLE public.should_not_be (id int); END $$"
+            ),
+            [lonely, "ready I"]
+        );
+        assert_eq!(ask(&mut w, &format!("SELECT 1; {insert}; SELECT 2")), [lonely, "ready I"]);
+        assert_eq!(x(&mut w, &insert).s().hear(1).last().unwrap(), "ready I");
+        w.q(&insert).q(&insert).q(&count(first)).q(&insert);
+        let heard = w.hear(4);
+        assert_eq!(heard.iter().filter(|l| *l == lonely).count(), 3, "{heard:?}");
+        // in a block: it has failed, until it is ended
+        ask(&mut w, "BEGIN");
+        assert_eq!(ask(&mut w, &insert), [lonely, "ready E"]);
+        assert!(ask(&mut w, &insert)[0].starts_with("error ERROR 25P02"));
+        assert_eq!(ask(&mut w, "COMMIT"), ["complete ROLLBACK", "ready I"]);
+        ask(&mut w, "BEGIN");
+        ask(&mut w, &count(first));
+        ask(&mut w, "SAVEPOINT s");
+        assert_eq!(ask(&mut w, &insert), [lonely, "ready E"]);
+        assert_eq!(ask(&mut w, "ROLLBACK TO s"), ["complete ROLLBACK", "ready T"]);
+        assert_eq!(ask(&mut w, &count(first))[1], "row 0");
+        assert_eq!(ask(&mut w, "COMMIT"), ["complete COMMIT", "ready I"]);
+        assert_eq!(ask(&mut plain, &count(second))[1], "row 0");
+        let made = h.cluster.ask(1, "SELECT to_regclass('should_not_be')::text").await.unwrap();
+        assert_eq!(made, None);
+        assert_eq!(ask(&mut plain, "SELECT current_user")[1], format!("row {app}"));
+    }
+    // A role that is gone everywhere can be given up, although no link can take it any more.
+    for statement in ["DROP OWNED BY lonely", "DROP ROLE lonely"] {
+        h.cluster.ask(0, statement).await.unwrap();
+    }
+    assert_eq!(ask(&mut plain, &count(first))[1], "row 0");
+    assert_eq!(ask(&mut w, &count(first))[0], lonely);
+    assert_eq!(ask(&mut w, "RESET ROLE"), ["complete RESET", "ready I"]);
+    assert_eq!(ask(&mut w, &insert)[0], "complete INSERT 0 1");
+}
+
+/// What cannot stand behind other statements runs with the session's settings all the same, however small the pool is.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_apart_have_the_sessions_settings() {
+    let h = Harness::start(Setup { settings: &["database.app.pool_size=1"], ..Setup::default() }).await;
+    let mut sessions: Vec<Wire> = (0..4).map(|_| Wire::connect(&h.url(), &[]).unwrap()).collect();
+    for (i, w) in sessions.iter_mut().enumerate() {
+        ask(w, &format!("SET application_name TO 'session {i}'"));
+    }
+    std::thread::scope(|scope| {
+        for (i, w) in sessions.iter_mut().enumerate() {
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let raise = "/* pgweir: shard=s1 */ DO $$ BEGIN RAISE NOTICE '%', current_setting('application_name'); END $$";
+                    let heard = if round % 2 == 0 { w.q(raise).hear(1) } else { x(w, raise).s().hear(1) };
+                    let wanted = format!("notice NOTICE 00000 session {i}");
+                    assert!(heard.contains(&wanted), "{heard:?}");
+                }
+            });
+        }
+    });
+}
