@@ -14,18 +14,21 @@
 //! `session::startup`, "reload refused" in [`House::reload`], "shard map not reloaded" and
 //! "schema not read" in `databases`.
 
+mod console;
 mod databases;
 
+use crate::admin::console::Averages;
 use crate::admin::http::{self, Readiness};
+use crate::admin::proxy::Ending;
 use crate::backend::stream::Stream;
 use crate::config::{self, Address, Config, Surroundings};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
 use crate::session::auth::{self, Users};
 use crate::session::database::Database;
-use crate::session::registry::Registry;
-use crate::session::startup::{self, Arrival, Door};
-use crate::session::{Shutdown, run, tls};
+use crate::session::registry::{Registry, Who};
+use crate::session::startup::{self, Arrival, Door, Operators};
+use crate::session::{Greeted, Shutdown, run, tls};
 use crate::wire::startup::PROTOCOL_3_0;
 use arc_swap::ArcSwap;
 use databases::{Accepted, Hosted};
@@ -46,6 +49,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long the first clients wait for shards that do not answer.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// Operators at once.
+const CONSOLE_SESSIONS: usize = 32;
 
 /// How long accepting rests after the kernel refused (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -109,7 +115,7 @@ impl Signals {
         })
     }
 
-    async fn drive(&mut self, server: Server) {
+    async fn drive(&mut self, mut server: Server) {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {
@@ -118,6 +124,17 @@ impl Signals {
                 }
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
+                how = server.asked_to_end() => {
+                    match how {
+                        Ending::Now => return server.drain(std::future::ready(())).await,
+                        Ending::Drain => break,
+                        Ending::WhenClientsLeave => tokio::select! {
+                            () = server.deserted() => break,
+                            _ = self.terminate.recv() => break,
+                            _ = self.interrupt.recv() => break,
+                        },
+                    }
+                }
             }
         }
         let again = async {
@@ -141,6 +158,8 @@ pub struct Server {
     /// nobody sends: it ends when the last session has dropped its sender
     sessions: mpsc::Receiver<()>,
     sockets: Vec<SocketFile>,
+    /// how an operator wants the process to end
+    ending: mpsc::Receiver<Ending>,
 }
 
 /// What tasks share.
@@ -156,6 +175,10 @@ struct House {
     startups: Arc<Semaphore>,
     /// of made-up verifiers
     secret: [u8; 32],
+    /// figures of the console
+    averages: Arc<Averages>,
+    since: std::time::Instant,
+    ending: mpsc::Sender<Ending>,
     /// one reload at a time
     reloading: tokio::sync::Mutex<()>,
 }
@@ -172,9 +195,15 @@ impl Server {
             users: Arc::new(Users::new(&config.auth, &config.users, secret)),
             databases: Arc::new(databases),
             admission: Arc::new(Semaphore::new(config.server.max_clients.min(Semaphore::MAX_PERMITS))),
+            console: Arc::new(Semaphore::new(CONSOLE_SESSIONS)),
+            operators: operators(&config),
             deadline: config.server.startup_timeout,
         };
+        let (asked, ending) = mpsc::channel(1);
         let house = Arc::new(House {
+            averages: Arc::default(),
+            since: std::time::Instant::now(),
+            ending: asked,
             around,
             startups: Arc::new(Semaphore::new(config.server.max_startups.min(Semaphore::MAX_PERMITS))),
             door: ArcSwap::from_pointee(door),
@@ -193,11 +222,14 @@ impl Server {
             admin: None,
             sessions,
             sockets: vec![],
+            ending,
         };
         // Who connects at once should find a schema, if there is one to be had.
         let _ = tokio::time::timeout(FIRST_LOOK, join_all(furnished)).await;
         server.listen(&alive)?;
         server.serve_admin(metrics).await?;
+        let (registry, averages) = (server.house.registry.clone(), server.house.averages.clone());
+        server.tasks.spawn(console::turn_averages(registry, averages));
         for address in &server.addresses {
             tracing::info!("listening on {address}");
         }
@@ -231,6 +263,23 @@ impl Server {
     /// Reads configuration and maps again. Errors (logged as well): what is wrong; then nothing has changed.
     pub async fn reload(&self) -> Result<()> {
         self.house.reload().await
+    }
+
+    /// Ready when an operator wants the process to end.
+    async fn asked_to_end(&mut self) -> Ending {
+        match self.ending.recv().await {
+            Some(how) => how,
+            // the house holds a sender
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes no more clients, and is ready when the last one has left.
+    async fn deserted(&mut self) {
+        self.house.door.load().admission.close();
+        self.tasks.shutdown().await;
+        self.sockets.clear();
+        let _ = self.sessions.recv().await;
     }
 
     /// Stops accepting, lets sessions end their transactions, and ends those that have not by the deadline or
@@ -314,10 +363,15 @@ impl House {
     }
 
     async fn reload(self: &Arc<Self>) -> Result<()> {
+        self.reload_with(None).await
+    }
+
+    /// `flag`: `section.key=value`, beyond those of the command line; it holds until the next reload.
+    async fn reload_with(self: &Arc<Self>, flag: Option<String>) -> Result<()> {
         let _one = self.reloading.lock().await;
         let house = self.clone();
         // Files are read, and a map may have a million entries.
-        let outcome = tokio::task::spawn_blocking(move || house.reload_now()).await;
+        let outcome = tokio::task::spawn_blocking(move || house.reload_now(flag)).await;
         let outcome = outcome
             .unwrap_or_else(|e| Err(Error::internal(format!("reloading the configuration failed: {e}"))));
         match &outcome {
@@ -327,21 +381,28 @@ impl House {
         outcome
     }
 
-    fn reload_now(&self) -> Result<()> {
+    fn reload_now(&self, flag: Option<String>) -> Result<()> {
         let old = self.config.load_full();
-        let new = match &old.file {
-            Some(file) => config::load(Some(file), &self.around).map_err(|m| config::refusal(&m))?,
-            None => Config::clone(&old),
+        let mut around = self.around.clone();
+        around.flags.extend(flag.clone());
+        let new = match (&old.file, flag) {
+            (None, None) => Config::clone(&old),
+            (file, _) => config::load(file.as_deref(), &around).map_err(|m| config::refusal(&m))?,
         };
         let (tls, maps) = read_files(&new, &self.hosted)?;
         let (databases, _) = self.hosted.adopt(maps, &new, old.users != new.users)?;
-        let admission = self.door.load().admission.clone();
+        let (admission, console) = {
+            let door = self.door.load();
+            (door.admission.clone(), door.console.clone())
+        };
         needs_restart(&old, &new);
         self.door.store(Arc::new(Door {
             tls,
             users: Arc::new(Users::new(&new.auth, &new.users, self.secret)),
             databases: Arc::new(databases),
             admission,
+            console,
+            operators: operators(&new),
             deadline: new.server.startup_timeout,
         }));
         self.config.store(Arc::new(new));
@@ -377,11 +438,20 @@ impl House {
                 metrics::arrival("session");
                 metrics::sessions(1.0);
                 let secret_len = if greeted.protocol == PROTOCOL_3_0 { 4 } else { 32 };
-                let registration = self.registry.register(secret_len);
+                let registration = self.registry.register(secret_len, who(&greeted, &database));
                 tracing::debug!("{peer}: {} logged in to {}", greeted.user, database.name);
                 run::serve(greeted, database, registration, self.shutdown.subscribe()).await;
                 metrics::sessions(-1.0);
                 drop((permit, alive));
+            }
+            Arrival::Console { greeted, admin, permit } => {
+                metrics::arrival("console");
+                tracing::info!("{peer}: {} logged in to the console", greeted.user);
+                // whoever asks the process to end is not waited for
+                drop(alive);
+                let averages = self.averages.clone();
+                console::attend(self, averages, greeted, admin).await;
+                drop(permit);
             }
             Arrival::Cancel { pid, secret } => {
                 metrics::arrival("cancel");
@@ -482,6 +552,38 @@ fn unix_listener(folder: &Path, port: u16, backlog: i32) -> io::Result<(UnixList
     Ok((UnixListener::from_std(socket.into())?, file))
 }
 
+fn who(greeted: &Greeted, database: &Database) -> Who {
+    let name = greeted.parameters.iter().find(|(key, _)| key == "application_name");
+    Who {
+        database: database.name.clone(),
+        user: greeted.user.clone(),
+        application_name: name.map(|(_, value)| value.as_str()).unwrap_or_default().into(),
+        peer: greeted.stream.peer_addr(),
+        local: greeted.stream.local_addr(),
+        tls: greeted.stream.is_tls(),
+        since: std::time::SystemTime::now(),
+    }
+}
+
+fn operators(config: &Config) -> Arc<Operators> {
+    Arc::new(Operators { admin: config.admin.users.clone(), stats: config.admin.stats_users.clone() })
+}
+
+/// Settings that a reload cannot change, but for those of `[admin]`.
+fn needs_restart_keys() -> &'static [&'static str] {
+    &[
+        "server.listen",
+        "server.port",
+        "server.workers",
+        "server.stack",
+        "server.backlog",
+        "server.max_clients",
+        "server.max_startups",
+        "server.log",
+        "server.log_format",
+    ]
+}
+
 /// What a reload cannot change is told, so that nobody waits for it.
 fn needs_restart(old: &Config, new: &Config) {
     let (a, b) = (&old.server, &new.server);
@@ -494,7 +596,7 @@ fn needs_restart(old: &Config, new: &Config) {
             "[server] max_clients, max_startups",
         ),
         (a.log != b.log || a.log_format != b.log_format, "[server] log, log_format"),
-        (old.admin != new.admin, "[admin]"),
+        (old.admin.listen != new.admin.listen, "[admin] listen"),
     ] {
         if changed {
             tracing::warn!("{key}: the change takes effect after a restart");

@@ -6,6 +6,7 @@
 use pgweir::config::{self, Address, Surroundings};
 use pgweir::metrics::Metrics;
 use pgweir::server::Server;
+use pgweir::session::registry::Who;
 use pgweir::wire::scram;
 use pgweir::wire::{backend, frontend};
 use proptest::prelude::*;
@@ -651,14 +652,14 @@ async fn strangers_in_the_doorway_are_limited() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_request_is_never_answered() {
     let house = House::open(TRUST).await;
-    let session = house.server().registry().register(4);
-    let mut wrong = session.entry.secret.clone();
+    let session = house.server().registry().register(4, who());
+    let mut wrong = session.entry.secret().to_vec();
     wrong[0] ^= 1;
     for (pid, secret) in [
-        (session.entry.pid, session.entry.secret.clone()),
+        (session.entry.pid, session.entry.secret().to_vec()),
         (session.entry.pid, wrong),
         (session.entry.pid, vec![0; 256]),
-        (session.entry.pid + 1, session.entry.secret.clone()),
+        (session.entry.pid + 1, session.entry.secret().to_vec()),
     ] {
         let mut wire = house.dial().await;
         wire.post(|out| frontend::cancel_request(out, pid, &secret)).await;
@@ -907,4 +908,16 @@ async fn a_wrong_configuration_does_not_start_and_all_of_it_is_told() {
     let log = std::fs::read_to_string(&process.log).unwrap();
     assert!(log.contains("2 mistakes"), "{log}");
     assert!(log.contains("pgweir.toml:2: method") && log.contains("did you mean port?"), "{log}");
+}
+
+fn who() -> Who {
+    Who {
+        database: "app".into(),
+        user: "app".into(),
+        application_name: "".into(),
+        peer: None,
+        local: None,
+        tls: false,
+        since: std::time::SystemTime::now(),
+    }
 }

@@ -4,13 +4,14 @@ use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, Identity, Proof};
 use crate::backend::link::{CancelTarget, Link};
 use crate::backend::options::{Options, limit};
-use crate::backend::pool::{Lease, Pool, PoolKey, PoolStats};
+use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::shards::{ShardId, ShardMap};
 use crate::wire::scram::Keys;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -29,6 +30,8 @@ pub struct Backends {
     /// Names of all shards there ever were, by number; held while the set of pools or shards changes.
     names: Mutex<Vec<Arc<str>>>,
     runtime: Handle,
+    /// by an operator; read and written under the lock on `names`
+    paused: AtomicBool,
 }
 
 impl Backends {
@@ -51,6 +54,7 @@ impl Backends {
             pools: DashMap::default(),
             names: Mutex::new(map.shards.iter().map(|s| s.name.clone()).collect()),
             runtime,
+            paused: AtomicBool::new(false),
         });
         backends.runtime.spawn(sweep(Arc::downgrade(&backends), rhythm));
         Ok(backends)
@@ -126,6 +130,9 @@ impl Backends {
         // The entry is a lock, which must not be held when the same map is written.
         let pool = listed.clone();
         drop(listed);
+        if self.paused.load(Ordering::Relaxed) {
+            pool.pause();
+        }
         self.pools.insert(key.clone(), pool.clone());
         Ok(pool)
     }
@@ -162,6 +169,51 @@ impl Backends {
     /// Keys that a client's own SCRAM login left, for logins to servers in its name.
     pub fn learn(&self, client: &str, keys: Keys) {
         self.credentials.learn(client, keys);
+    }
+
+    /// Lends no link any more, to nobody, until `resume`; sessions that want one are held. Ready when no link is out.
+    pub async fn pause(&self) {
+        self.hold();
+        for pool in self.all_pools() {
+            pool.quiet().await;
+        }
+    }
+
+    /// The same without waiting.
+    pub fn hold(&self) {
+        let _changing = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        self.paused.store(true, Ordering::Relaxed);
+        self.all_pools().iter().for_each(|pool| pool.pause());
+    }
+
+    pub fn resume(&self) {
+        let _changing = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        self.paused.store(false, Ordering::Relaxed);
+        self.all_pools().iter().for_each(Pool::resume);
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Every link that there is now ends: idle ones at once, lent ones as they come back.
+    pub fn renew(&self) {
+        self.all_pools().iter().for_each(|pool| pool.renew());
+    }
+
+    /// Until every link that was there at the last `renew` has ended.
+    pub async fn renewed(&self) {
+        for pool in self.all_pools() {
+            pool.renewed().await;
+        }
+    }
+
+    /// All links of clients' users, by shard; pgweir's own are left out.
+    pub fn links(&self) -> Vec<LinkStats> {
+        let mut all: Vec<_> =
+            self.all_pools().iter().filter(|p| !p.is_of(SERVICE)).flat_map(|p| p.links()).collect();
+        all.sort_by(|a, b| (&a.shard, &a.user).cmp(&(&b.shard, &b.user)));
+        all
     }
 
     /// One line per pool, ordered by shard and user.

@@ -3,17 +3,20 @@
 pub use crate::backend::backends::Backends;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::Credentials;
-use crate::backend::link::Link;
+use crate::backend::link::{CancelTarget, Link};
 use crate::backend::options::limit;
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::error::Elapsed;
 
 /// Who asks: decides the pool and the credentials towards servers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,6 +37,10 @@ pub struct Pool {
     credentials: Arc<Credentials>,
     runtime: Handle,
     state: Mutex<State>,
+    /// a pause has ended
+    resumed: Notify,
+    /// a link has ended that a pause or a renewal waits for
+    ended: Notify,
 }
 
 /// What the lock guards. It is held for moves of a few words, never across an await.
@@ -56,9 +63,49 @@ struct State {
     not_before: Option<Instant>,
     /// the shard is no longer in the map
     retired: bool,
+    /// an operator holds the pool: nothing is lent, nothing opened, what comes back is closed
+    paused: bool,
+    /// links that are older end as they come back
+    renewed: Option<Instant>,
+    /// such links that are lent
+    outdated: usize,
+    /// all links, lent ones too
+    links: Vec<Known>,
 }
 
-type Waiter = oneshot::Sender<Result<Lease>>;
+/// A link as the pool remembers it while it is lent.
+#[derive(Debug)]
+struct Known {
+    cancel: Arc<CancelTarget>,
+    since: SystemTime,
+    local: Option<SocketAddr>,
+    tls: bool,
+}
+
+/// A session in the queue.
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    turn: oneshot::Sender<Result<Lease>>,
+}
+
+impl Waiter {
+    fn is_closed(&self) -> bool {
+        self.turn.is_closed()
+    }
+}
+
+/// A link, as of one instant.
+#[derive(Debug, Clone)]
+pub struct LinkStats {
+    pub shard: Arc<str>,
+    pub user: Arc<str>,
+    pub cancel: Arc<CancelTarget>,
+    pub since: SystemTime,
+    pub local: Option<SocketAddr>,
+    pub tls: bool,
+    pub idle: bool,
+}
 
 /// Figures of a pool, as of one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,11 +117,18 @@ pub struct PoolStats {
     pub idle: usize,
     pub connecting: usize,
     pub waiting: usize,
+    /// how long the first in the queue has waited
+    pub longest_wait: Duration,
+    pub paused: bool,
     /// why the last attempt to open a link failed, if none has succeeded since
     pub last_error: Option<String>,
 }
 
 impl State {
+    fn forget(&mut self, link: &Link) {
+        self.links.retain(|known| !Arc::ptr_eq(&known.cancel, &link.cancel));
+    }
+
     fn total(&self) -> usize {
         self.used + self.idle.len() + self.connecting
     }
@@ -97,7 +151,17 @@ impl Pool {
         credentials: Arc<Credentials>,
         runtime: Handle,
     ) -> Self {
-        Pool { shard, user, client, connector, credentials, runtime, state: Mutex::default() }
+        Pool {
+            shard,
+            user,
+            client,
+            connector,
+            credentials,
+            runtime,
+            state: Mutex::default(),
+            resumed: Notify::new(),
+            ended: Notify::new(),
+        }
     }
 
     /// A link, in FIFO order. Errors: 53300 when the deadline passes in the queue, 08001/57P03 with the shard's
@@ -107,20 +171,22 @@ impl Pool {
     pub async fn acquire(self: &Arc<Self>, deadline: Instant) -> Result<Lease> {
         let turn = {
             let mut state = self.lock();
-            if let Some(link) = self.take_idle(&mut state) {
+            if !state.paused
+                && let Some(link) = self.take_idle(&mut state)
+            {
                 return Ok(Lease { link: Some(link), pool: self.clone() });
             }
             if state.retired {
                 return Err(self.gone());
             }
             let (waiter, turn) = oneshot::channel();
-            state.waiters.push_back(waiter);
+            state.waiters.push_back(Waiter { since: Instant::now(), turn: waiter });
             self.open_what_is_wanted(&mut state);
             turn
         };
         let mut turn = Turn { pool: self, turn, served: false };
         let since = std::time::Instant::now();
-        let served = tokio::time::timeout_at(deadline.into(), &mut turn.turn).await;
+        let served = self.wait(&mut turn.turn, deadline).await;
         crate::metrics::pool_wait(&self.shard.name, since.elapsed());
         let served = match served {
             Ok(Ok(outcome)) => Some(outcome),
@@ -130,6 +196,105 @@ impl Pool {
         turn.served = served.is_some();
         drop(turn);
         served.unwrap_or_else(|| Err(self.late()))
+    }
+
+    /// Until it is the session's turn, or until the deadline, which a pause moves: an operator's pause is not overload.
+    async fn wait(
+        &self,
+        turn: &mut oneshot::Receiver<Result<Lease>>,
+        mut deadline: Instant,
+    ) -> std::result::Result<std::result::Result<Result<Lease>, oneshot::error::RecvError>, Elapsed> {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        loop {
+            let outcome = tokio::time::timeout_at(deadline.into(), &mut *turn).await;
+            let Err(elapsed) = outcome else { return outcome };
+            let mut resumed = pin!(self.resumed.notified());
+            resumed.as_mut().enable();
+            if !self.lock().paused {
+                return Err(elapsed);
+            }
+            tokio::select! {
+                served = &mut *turn => return Ok(served),
+                () = resumed => deadline = Instant::now() + patience,
+            }
+        }
+    }
+
+    /// Lends nothing more; idle links end now, lent ones as they come back. Sessions that ask are held.
+    pub(crate) fn pause(&self) {
+        self.lock().paused = true;
+        self.close_idle();
+    }
+
+    pub(crate) fn resume(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.paused = false;
+        self.open_what_is_wanted(&mut state);
+        drop(state);
+        self.resumed.notify_waiters();
+    }
+
+    /// Every link that there is now ends: idle ones at once, lent ones as they come back.
+    pub(crate) fn renew(&self) {
+        {
+            let mut state = self.lock();
+            state.renewed = Some(Instant::now());
+            state.outdated = state.used;
+        }
+        self.close_idle();
+    }
+
+    /// Until no link is lent or being opened. For a pool that is paused.
+    pub(crate) async fn quiet(&self) {
+        self.until(|state| state.used == 0 && state.connecting == 0).await;
+    }
+
+    /// Until every link that was there at the last `renew` has ended.
+    pub(crate) async fn renewed(&self) {
+        self.until(|state| state.outdated == 0).await;
+    }
+
+    async fn until(&self, reached: impl Fn(&State) -> bool) {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if reached(&self.lock()) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn close_idle(&self) {
+        let idle = {
+            let mut state = self.lock();
+            let idle = std::mem::take(&mut state.idle);
+            idle.iter().for_each(|link| state.forget(link));
+            idle
+        };
+        for link in idle {
+            link.end();
+        }
+    }
+
+    /// Its links ask for pgweir itself.
+    pub(crate) fn is_of(&self, client: &str) -> bool {
+        *self.client == *client
+    }
+
+    /// All links, in the order in which they were opened.
+    pub fn links(&self) -> Vec<LinkStats> {
+        let state = self.lock();
+        let about = |known: &Known| LinkStats {
+            shard: self.shard.name.clone(),
+            user: self.user.clone(),
+            cancel: known.cancel.clone(),
+            since: known.since,
+            local: known.local,
+            tls: known.tls,
+            idle: state.idle.iter().any(|link| Arc::ptr_eq(&link.cancel, &known.cancel)),
+        };
+        state.links.iter().map(about).collect()
     }
 
     pub fn stats(&self) -> PoolStats {
@@ -142,6 +307,8 @@ impl Pool {
             idle: state.idle.len(),
             connecting: state.connecting,
             waiting: state.waiting(usize::MAX),
+            longest_wait: state.waiters.front().map_or(Duration::ZERO, |w| w.since.elapsed()),
+            paused: state.paused,
             last_error: state.last_error.as_ref().map(|e| e.message().to_owned()),
         }
     }
@@ -161,7 +328,9 @@ impl Pool {
                 {
                     i += 1;
                 } else {
-                    ended.push(state.idle.remove(i));
+                    let link = state.idle.remove(i);
+                    state.forget(&link);
+                    ended.push(link);
                 }
             }
             self.open_what_is_wanted(&mut state);
@@ -176,10 +345,12 @@ impl Pool {
         let (idle, waiters) = {
             let mut state = self.lock();
             state.retired = true;
-            (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiters))
+            let idle = std::mem::take(&mut state.idle);
+            idle.iter().for_each(|link| state.forget(link));
+            (idle, std::mem::take(&mut state.waiters))
         };
         for waiter in waiters {
-            let _ = waiter.send(Err(self.gone()));
+            let _ = waiter.turn.send(Err(self.gone()));
         }
         for link in idle {
             link.end();
@@ -200,6 +371,7 @@ impl Pool {
                 state.used += 1;
                 return Some(link);
             }
+            state.forget(&link);
         }
         None
     }
@@ -216,7 +388,7 @@ impl Pool {
     /// Starts attempts: one per waiter as far as the size allows; a single one while attempts fail, after the
     /// back-off. An attempt belongs to nobody: whoever is first in the queue when it ends gets the link.
     fn open_what_is_wanted(self: &Arc<Self>, state: &mut State) {
-        if state.retired {
+        if state.retired || state.paused {
             return;
         }
         let most = if state.failures > 0 { 1 } else { self.size() };
@@ -233,7 +405,7 @@ impl Pool {
     /// Gives a link to the first who waits, or keeps it. `state.used` does not count it when this is called.
     fn pass_on(self: &Arc<Self>, state: &mut State, mut link: Box<Link>, now: Instant) {
         while let Some(waiter) = state.waiters.pop_front() {
-            match waiter.send(Ok(Lease { link: Some(link), pool: self.clone() })) {
+            match waiter.turn.send(Ok(Lease { link: Some(link), pool: self.clone() })) {
                 Ok(()) => {
                     state.used += 1;
                     return;
@@ -257,15 +429,21 @@ impl Pool {
         let ended = {
             let mut state = self.lock();
             state.used -= 1;
-            if reusable && !state.retired {
+            let outdated = state.renewed.is_some_and(|renewed| link.born < renewed);
+            if outdated {
+                state.outdated = state.outdated.saturating_sub(1);
+            }
+            if reusable && !state.retired && !state.paused && !outdated {
                 self.pass_on(&mut state, link, now);
                 None
             } else {
+                state.forget(&link);
                 self.open_what_is_wanted(&mut state);
                 Some(link)
             }
         };
         let Some(link) = ended else { return };
+        self.ended.notify_waiters();
         if link.outstanding > 0 && !link.broken {
             // Terminate is read only after the statement: without a cancel an abandoned one would run on.
             let (connector, target) = (self.connector.clone(), link.cancel.clone());
@@ -286,6 +464,7 @@ impl Pool {
                 state.not_before = Some(now + self.backoff(state.failures));
             }
             state.last_error = Some(error.clone());
+            self.ended.notify_waiters();
             if state.total() == 0 {
                 std::mem::take(&mut state.waiters)
             } else {
@@ -294,7 +473,7 @@ impl Pool {
             }
         };
         for waiter in told {
-            let _ = waiter.send(Err(error.clone()));
+            let _ = waiter.turn.send(Err(error.clone()));
         }
     }
 
@@ -305,11 +484,20 @@ impl Pool {
         state.failures = 0;
         state.not_before = None;
         state.last_error = None;
-        if state.retired {
+        let outdated = state.renewed.is_some_and(|renewed| link.born < renewed);
+        if state.retired || state.paused || outdated {
+            self.open_what_is_wanted(&mut state);
             drop(state);
+            self.ended.notify_waiters();
             link.end();
             return;
         }
+        state.links.push(Known {
+            cancel: link.cancel.clone(),
+            since: SystemTime::now(),
+            local: link.stream.local_addr(),
+            tls: link.stream.is_tls(),
+        });
         self.pass_on(&mut state, Box::new(link), now);
         self.open_what_is_wanted(&mut state);
     }
@@ -404,6 +592,7 @@ impl Attempt {
                 // Under the same lock, or a waiter that comes now would count on this attempt.
                 state.connecting -= 1;
                 self.counted = false;
+                self.pool.ended.notify_waiters();
                 return;
             }
         }
@@ -422,6 +611,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if self.counted {
             self.pool.lock().connecting -= 1;
+            self.pool.ended.notify_waiters();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A byte stream to a client or to a server: TCP or unix socket, plain or TLS.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -33,6 +34,24 @@ impl Stream {
         };
         session.peer_certificates().and_then(|chain| chain.first()).map(|end_entity| &**end_entity)
     }
+    /// This side's address; unix sockets have none.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.tcp()?.local_addr().ok()
+    }
+
+    /// The other side's address; unix sockets have none.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.tcp()?.peer_addr().ok()
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Stream::Tcp(s) => Some(s),
+            Stream::TlsTcp(s) => Some(s.get_ref().0),
+            Stream::Unix(_) | Stream::TlsUnix(_) => None,
+        }
+    }
+
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::TlsTcp(_) | Stream::TlsUnix(_))
     }

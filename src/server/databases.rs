@@ -20,6 +20,7 @@ use crate::shards::watch::{Folder, FolderWatch};
 use crate::shards::{self, ShardMap};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -147,9 +148,16 @@ impl Hosted {
             let kept = hosts.get(&new.name).is_some_and(|h| h.settings == settings && !credentials_changed);
             if !kept {
                 let backends = Backends::new(&new.map, settings.servers.clone(), credentials(config))?;
+                // what an operator holds stays held
+                if hosts.get(&new.name).is_some_and(|h| h.current.backends.is_paused()) {
+                    backends.hold();
+                }
                 let directories = Arc::new(Directories::new(backends.clone(), &new.map));
                 let database =
                     Database::new(new.name.clone(), new.map.clone(), backends, settings.session.clone());
+                let disabled =
+                    hosts.get(&new.name).is_some_and(|h| h.current.disabled.load(Ordering::Relaxed));
+                database.disabled.store(disabled, Ordering::Relaxed);
                 // nobody else has it yet, so it is not set
                 let _ = database.directory.set(directories.clone());
                 made.insert(new.name.clone(), (Arc::new(database), directories));
@@ -208,6 +216,13 @@ impl Hosted {
             hosts.insert(new.name, Host { store: new.store, settings, current, lives, follower });
         }
         Ok((databases, furnished))
+    }
+
+    /// The servers of all sessions of a database, those that began before a reload included.
+    pub fn lives(&self, name: &str) -> Vec<Arc<Backends>> {
+        let hosts = self.lock();
+        let lives = hosts.get(name).map(|host| &host.lives[..]).unwrap_or_default();
+        lives.iter().filter_map(|life| Some(life.database.upgrade()?.backends.clone())).collect()
     }
 
     /// A map file has changed. `None`: nothing in it has.

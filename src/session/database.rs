@@ -10,12 +10,15 @@ use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
 use crate::wire::values::KeyValue;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
 pub struct Database {
     pub name: Arc<str>,
+    /// an operator lets no new sessions in
+    pub disabled: AtomicBool,
     /// map and catalog, swapped whole on reload and after DDL
     pub snapshot: ArcSwap<Snapshot>,
     pub planner: Planner,
@@ -55,6 +58,7 @@ impl Database {
     pub fn new(name: Arc<str>, map: Arc<ShardMap>, backends: Arc<Backends>, options: Options) -> Self {
         Database {
             name,
+            disabled: AtomicBool::new(false),
             snapshot: ArcSwap::from_pointee(Snapshot { map, catalog: Arc::new(Catalog::default()) }),
             planner: Planner::new(options.plan_cache),
             backends,

@@ -1,27 +1,127 @@
-//! Sessions by cancel key; what each runs now.
+//! Sessions by cancel key; whose they are, what each runs now and has done so far.
 
 use crate::backend::link::CancelTarget;
 use crate::backend::pool::Backends;
 use dashmap::DashMap;
 use smallvec::SmallVec;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// All live sessions of this process.
 #[derive(Debug, Default)]
 pub struct Registry {
     sessions: DashMap<i32, Arc<Entry>>,
     next: AtomicI32,
+    /// of sessions that have ended, by database
+    ended: Mutex<HashMap<Arc<str>, Totals>>,
 }
 
 #[derive(Debug)]
 pub struct Entry {
     pub pid: i32,
-    pub secret: Vec<u8>,
+    secret: Vec<u8>,
+    pub who: Who,
+    pub counters: Counters,
+    ended_by: AtomicBool,
+    /// of `Who` at first, then as SET
+    application_name: Mutex<Box<str>>,
+    /// microseconds from `who.since` to the last request, and to when waiting for a link began (0: it does not wait)
+    requested: AtomicU64,
+    waits: AtomicU64,
+    pins: Mutex<Vec<Pin>>,
     /// the servers of the session's database, once it has one
     backends: OnceLock<Arc<Backends>>,
     /// links that run something for the session now
     running: Mutex<SmallVec<[Arc<CancelTarget>; 2]>>,
+}
+
+/// Whose session it is.
+#[derive(Debug, Clone)]
+pub struct Who {
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub application_name: Box<str>,
+    /// `None`: a unix socket
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    pub tls: bool,
+    pub since: SystemTime,
+}
+
+/// Why a session keeps a link.
+#[derive(Debug, Clone)]
+pub struct Pin {
+    pub shard: Arc<str>,
+    pub reason: &'static str,
+    pub since: SystemTime,
+}
+
+/// What a session has done. Written by the session alone, read by whoever asks: no read-modify-write, no shared cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Counters([AtomicU64; Count::ALL.len()]);
+
+/// What is counted. Times are in microseconds, volumes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    Transactions,
+    Queries,
+    /// from the client
+    Received,
+    /// to the client
+    Sent,
+    TransactionTime,
+    QueryTime,
+    /// for a link
+    WaitTime,
+}
+
+impl Count {
+    pub const ALL: [Count; 7] = [
+        Count::Transactions,
+        Count::Queries,
+        Count::Received,
+        Count::Sent,
+        Count::TransactionTime,
+        Count::QueryTime,
+        Count::WaitTime,
+    ];
+}
+
+impl Counters {
+    /// Only for the session whose counters they are.
+    pub fn add(&self, what: Count, n: u64) {
+        let cell = &self.0[what as usize];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+    pub fn value(&self, what: Count) -> u64 {
+        self.0[what as usize].load(Ordering::Relaxed)
+    }
+    pub fn values(&self) -> Totals {
+        Totals(Count::ALL.map(|what| self.value(what)))
+    }
+}
+
+/// Sums of counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals([u64; Count::ALL.len()]);
+
+impl Totals {
+    pub fn value(&self, what: Count) -> u64 {
+        self.0[what as usize]
+    }
+    pub fn add(&mut self, more: &Totals) {
+        self.0.iter_mut().zip(more.0).for_each(|(sum, n)| *sum = sum.wrapping_add(n));
+    }
+    /// What was added since `before`.
+    pub fn since(&self, before: &Totals) -> Totals {
+        let mut rest = *self;
+        rest.0.iter_mut().zip(before.0).for_each(|(now, n)| *now = now.saturating_sub(n));
+        rest
+    }
 }
 
 /// Keeps a session registered; dropping it takes the session out.
@@ -33,7 +133,7 @@ pub struct Registration {
 
 impl Registry {
     /// `secret` is 4 bytes for protocol 3.0, up to 32 for 3.2.
-    pub fn register(self: &Arc<Self>, secret_len: usize) -> Registration {
+    pub fn register(self: &Arc<Self>, secret_len: usize, who: Who) -> Registration {
         let mut secret = vec![0; secret_len];
         getrandom::fill(&mut secret).expect("the operating system gives random bytes");
         loop {
@@ -44,6 +144,13 @@ impl Registry {
             let entry = Arc::new(Entry {
                 pid,
                 secret: secret.clone(),
+                who: who.clone(),
+                counters: Counters::default(),
+                ended_by: AtomicBool::new(false),
+                application_name: Mutex::new(who.application_name.clone()),
+                requested: AtomicU64::new(0),
+                waits: AtomicU64::new(0),
+                pins: Mutex::default(),
                 backends: OnceLock::new(),
                 running: Mutex::default(),
             });
@@ -61,12 +168,28 @@ impl Registry {
         if !bool::from(entry.secret.ct_eq(secret)) {
             return;
         }
-        let running = entry.running.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let running = entry.running();
         if let Some(backends) = entry.backends.get() {
             for target in running {
                 backends.cancel(&target).await;
             }
         }
+    }
+
+    /// All sessions, in the order of their numbers.
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        let mut all: Vec<_> = self.sessions.iter().map(|e| e.value().clone()).collect();
+        all.sort_by_key(|e| e.pid);
+        all
+    }
+
+    /// What sessions of each database have done, those that have ended included.
+    pub fn totals(&self) -> HashMap<Arc<str>, Totals> {
+        let mut totals = lock(&self.ended).clone();
+        for entry in &self.sessions {
+            totals.entry(entry.who.database.clone()).or_default().add(&entry.counters.values());
+        }
+        totals
     }
 
     pub fn len(&self) -> usize {
@@ -77,9 +200,76 @@ impl Registry {
     }
 }
 
+impl Entry {
+    /// Links that run something for the session now.
+    pub fn running(&self) -> SmallVec<[Arc<CancelTarget>; 2]> {
+        lock(&self.running).clone()
+    }
+
+    pub fn application_name(&self) -> String {
+        lock(&self.application_name).to_string()
+    }
+
+    pub fn set_application_name(&self, name: &str) {
+        *lock(&self.application_name) = name.into();
+    }
+
+    /// A request of the client's came.
+    pub fn asked(&self) {
+        self.requested.store(self.age(), Ordering::Relaxed);
+    }
+
+    pub fn last_request(&self) -> SystemTime {
+        self.who.since + Duration::from_micros(self.requested.load(Ordering::Relaxed))
+    }
+
+    /// The session waits for a link, or does no longer.
+    pub fn waits(&self, yes: bool) {
+        self.waits.store(if yes { self.age().max(1) } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// How long it has waited for a link, if it does.
+    pub fn waiting_for(&self) -> Option<Duration> {
+        let since = self.waits.load(Ordering::Relaxed);
+        (since > 0).then(|| Duration::from_micros(self.age().saturating_sub(since)))
+    }
+
+    /// Microseconds since the session began; the clock may have been set back in the meantime.
+    fn age(&self) -> u64 {
+        self.who.since.elapsed().map_or(0, |d| d.as_micros() as u64)
+    }
+
+    pub fn pins(&self) -> Vec<Pin> {
+        lock(&self.pins).clone()
+    }
+
+    pub fn set_pins(&self, pins: Vec<Pin>) {
+        *lock(&self.pins) = pins;
+    }
+
+    pub fn secret(&self) -> &[u8] {
+        &self.secret
+    }
+
+    /// The session ends when it next looks; whoever calls this wakes the sessions.
+    pub fn end(&self) {
+        self.ended_by.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.ended_by.load(Ordering::Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         self.registry.sessions.remove(&self.entry.pid);
+        let done = self.entry.counters.values();
+        lock(&self.registry.ended).entry(self.entry.who.database.clone()).or_default().add(&done);
     }
 }
 
@@ -98,10 +288,16 @@ impl Watch {
 
 impl crate::txn::Running for Watch {
     fn starts(&self, target: &Arc<CancelTarget>) {
-        self.entry.running.lock().unwrap_or_else(|e| e.into_inner()).push(target.clone());
+        lock(&self.entry.running).push(target.clone());
+    }
+    fn waits(&self, yes: bool) {
+        if let Some(waited) = self.entry.waiting_for() {
+            self.entry.counters.add(Count::WaitTime, waited.as_micros() as u64);
+        }
+        self.entry.waits(yes);
     }
     fn ends(&self, target: &Arc<CancelTarget>) {
-        let mut running = self.entry.running.lock().unwrap_or_else(|e| e.into_inner());
+        let mut running = lock(&self.entry.running);
         running.retain(|t| !Arc::ptr_eq(t, target));
     }
 }

@@ -7,7 +7,7 @@ use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
 use crate::session::database::Database;
 use crate::session::extended::Extended;
-use crate::session::registry::{Registration, Watch};
+use crate::session::registry::{Entry, Registration, Watch};
 use crate::session::{Greeted, Shutdown, copy, extended, simple, temporaries};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
@@ -33,6 +33,8 @@ pub struct Session {
     pub(super) user: Arc<str>,
     /// the session's number in cancel keys
     pub(super) pid: i32,
+    /// what others see of it
+    pub(super) entry: Arc<Entry>,
     pub(super) txn: Txn,
     pub(super) run: Run,
     pub(super) extended: Extended,
@@ -106,13 +108,14 @@ pub async fn serve(
         backend::parameter_status(client.put(), name.as_bytes(), value.as_bytes());
     }
     *client.reported() = baseline.reported.clone();
-    backend::backend_key_data(client.put(), entry.pid, &entry.secret);
+    backend::backend_key_data(client.put(), entry.pid, entry.secret());
     backend::ready_for_query(client.put(), b'I');
     let pid = entry.pid;
-    let running = Arc::new(Watch::new(entry, database.backends.clone()));
+    let running = Arc::new(Watch::new(entry.clone(), database.backends.clone()));
     let mut session = Session {
         client,
         pid,
+        entry,
         txn: Txn::new(database.backends.clone(), user.clone(), running, settings),
         run: Run::default(),
         extended: Extended::default(),
@@ -164,12 +167,22 @@ impl Session {
         if self.front(&self.limits)?.is_none() {
             let may_leave = self.run.is_idle() && !self.txn.in_block() && self.extended.is_quiet();
             let stopping = *shutdown.borrow() != Shutdown::Running;
+            let entry = self.entry.clone();
             // Once the proxy stops, the end of the reply under way may be the moment to leave.
             let until = if stopping && !self.run.is_idle() { Until::Turn } else { Until::Message };
             tokio::select! {
                 biased;
                 done = self.drive(until) => done?,
-                s = shutdown.wait_for(|s| *s == Shutdown::Now || (*s != Shutdown::Running && (may_leave || !stopping))) => {
+                s = shutdown.wait_for(|s| {
+                    *s == Shutdown::Now || entry.is_ended() || (*s != Shutdown::Running && (may_leave || !stopping))
+                }) => {
+                    if entry.is_ended() {
+                        let message = "terminating connection due to administrator command";
+                        return Err(Gone::Fatal(
+                            Error::client(SqlState::ADMIN_SHUTDOWN, message)
+                                .hint("An operator ended this session on pgweir's console.").fatal(),
+                        ));
+                    }
                     if !may_leave && s.is_ok_and(|s| *s != Shutdown::Now) {
                         return Ok(());
                     }

@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -29,6 +30,9 @@ use tokio_rustls::TlsStream;
 
 /// Logical databases by name.
 pub type Databases = HashMap<Arc<str>, Arc<Database>>;
+
+/// The console's names; a database of the configuration that is called so hides it.
+const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
 
 /// How long a refused client may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -41,7 +45,24 @@ pub struct Door {
     pub databases: Arc<Databases>,
     /// one permit per session; closed when pgweir is stopping
     pub admission: Arc<Semaphore>,
+    /// one permit per session of the console, so that operators get in when nobody else does
+    pub console: Arc<Semaphore>,
+    /// who may use the console
+    pub operators: Arc<Operators>,
     pub deadline: Duration,
+}
+
+/// Names of users who may use the console.
+#[derive(Debug, Clone, Default)]
+pub struct Operators {
+    pub admin: Vec<String>,
+    pub stats: Vec<String>,
+}
+
+/// Where a client is shown in.
+enum Room {
+    Session(Arc<Database>),
+    Console { admin: bool },
 }
 
 /// What came in.
@@ -51,6 +72,12 @@ pub enum Arrival {
     Session {
         greeted: Greeted,
         database: Arc<Database>,
+        permit: OwnedSemaphorePermit,
+    },
+    Console {
+        greeted: Greeted,
+        /// `false`: may only look
+        admin: bool,
         permit: OwnedSemaphorePermit,
     },
     Cancel {
@@ -84,18 +111,20 @@ pub async fn greet(stream: Stream, peer: String, door: &Door) -> Arrival {
         }
     };
     match welcome {
-        Ok((database, permit)) => Arrival::Session {
-            greeted: Greeted {
+        Ok((room, permit)) => {
+            let greeted = Greeted {
                 stream: channel.stream,
                 input: channel.input,
                 user: login.user,
                 protocol: login.protocol,
                 parameters: login.parameters,
                 peer,
-            },
-            database,
-            permit,
-        },
+            };
+            match room {
+                Room::Session(database) => Arrival::Session { greeted, database, permit },
+                Room::Console { admin } => Arrival::Console { greeted, admin, permit },
+            }
+        }
         Err(stop) => End { channel: Some(channel), stop }.farewell().await,
     }
 }
@@ -376,8 +405,10 @@ async fn welcome(
     channel: &mut Channel,
     login: &Login,
     door: &Door,
-) -> Result<(Arc<Database>, OwnedSemaphorePermit), Stop> {
-    let permit = match door.admission.clone().try_acquire_owned() {
+) -> Result<(Room, OwnedSemaphorePermit), Stop> {
+    let console = CONSOLE.contains(&&*login.database) && !door.databases.contains_key(&login.database);
+    let admission = if console { &door.console } else { &door.admission };
+    let permit = match admission.clone().try_acquire_owned() {
         Ok(permit) => permit,
         Err(TryAcquireError::NoPermits) => {
             return Err(Error::limit(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
@@ -400,16 +431,36 @@ async fn welcome(
             .hint("Connect to one of the shards' servers.")
             .into());
     }
+    if console {
+        let listed = |names: &[String]| names.iter().any(|name| **name == *login.user);
+        let admin = listed(&door.operators.admin);
+        if !admin && !listed(&door.operators.stats) {
+            let message = format!("user \"{}\" may not use the console", login.user);
+            return Err(Error::client(SqlState::INVALID_AUTHORIZATION, message)
+                .hint("Those who may are listed in [admin] users and stats_users of pgweir's configuration.")
+                .into());
+        }
+        reply::authentication_ok(&mut channel.output);
+        channel.flush().await?;
+        return Ok((Room::Console { admin }, permit));
+    }
     let Some(database) = door.databases.get(&login.database) else {
         let message = format!("database \"{}\" does not exist", login.database);
         return Err(Error::client(SqlState::INVALID_CATALOG_NAME, message).into());
     };
+    if database.disabled.load(Ordering::Relaxed) {
+        let message = format!("database \"{}\" is disabled", login.database);
+        return Err(Error::limit(SqlState::CANNOT_CONNECT_NOW, message)
+            .hint("An operator has disabled it: ENABLE on the console lets clients in again.")
+            .retryable()
+            .into());
+    }
     if let Some(keys) = keys {
         database.backends.learn(&login.user, keys);
     }
     reply::authentication_ok(&mut channel.output);
     channel.flush().await?;
-    Ok((database.clone(), permit))
+    Ok((Room::Session(database.clone()), permit))
 }
 
 /// What `[tls] mode` asks of a client over TCP.

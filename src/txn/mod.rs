@@ -37,13 +37,18 @@ use bytes::BytesMut;
 use journal::{Entry, Journal};
 use settings::Settings;
 use smallvec::SmallVec;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 /// Told which links run something for a session, so that a cancel request finds them. Implemented by the session's registry.
 pub trait Running: Send + Sync {
     fn starts(&self, target: &Arc<CancelTarget>);
     fn ends(&self, target: &Arc<CancelTarget>);
+    /// The session waits for a link, or does no longer.
+    fn waits(&self, yes: bool);
 }
 
 /// The client's view of its transaction.
@@ -386,7 +391,18 @@ impl Txn {
             return Ok(());
         }
         let pool = self.backends.pool(&PoolKey { shard, user: self.user.clone() })?;
-        let lease = pool.acquire(deadline).await?;
+        let lease = {
+            let mut asked = pin!(pool.acquire(deadline));
+            match poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx))).await {
+                Poll::Ready(lease) => lease?,
+                Poll::Pending => {
+                    self.running.waits(true);
+                    let lease = asked.await;
+                    self.running.waits(false);
+                    lease?
+                }
+            }
+        };
         self.running.starts(&lease.cancel);
         self.participants.push(Participant {
             shard,

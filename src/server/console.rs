@@ -1,0 +1,179 @@
+//! The process as its console sees it.
+
+use super::{House, needs_restart_keys};
+use crate::admin::console::{self, Averages, Rights, Visitor};
+use crate::admin::proxy::{Ending, Figures, Hosted, Proxy, Setting, User};
+use crate::config::Config;
+use crate::error::{Error, Result, SqlState};
+use crate::options::{Described, Section};
+use crate::session::Greeted;
+use crate::session::Shutdown;
+use crate::session::registry::Registry;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Serves an operator, until he goes or the proxy stops.
+pub(super) async fn attend(house: Arc<House>, averages: Arc<Averages>, greeted: Greeted, admin: bool) {
+    let mut secret = vec![0; 4];
+    // Nothing on the console can be cancelled: a secret that is guessed does no harm.
+    let _ = getrandom::fill(&mut secret);
+    let visitor = Visitor {
+        stream: greeted.stream,
+        input: greeted.input,
+        user: greeted.user,
+        rights: if admin { Rights::Admin } else { Rights::Stats },
+        pid: 0,
+        secret,
+    };
+    let mut shutdown = house.shutdown.subscribe();
+    let proxy = Arc::new(Operated { house });
+    tokio::select! {
+        () = console::serve(visitor, proxy, averages) => {}
+        _ = shutdown.wait_for(|s| *s == Shutdown::Now) => {}
+    }
+}
+
+/// Turns the periods of averages; ends with the task that runs it.
+pub(super) async fn turn_averages(registry: Arc<Registry>, averages: Arc<Averages>) {
+    loop {
+        tokio::time::sleep(console::PERIOD).await;
+        averages.turn(registry.totals());
+    }
+}
+
+struct Operated {
+    house: Arc<House>,
+}
+
+impl Proxy for Operated {
+    fn registry(&self) -> &Registry {
+        &self.house.registry
+    }
+
+    fn databases(&self) -> Vec<Hosted> {
+        let door = self.house.door.load();
+        let hosted = |database: &Arc<crate::session::database::Database>| Hosted {
+            name: database.name.clone(),
+            backends: database.backends.clone(),
+            lives: self.house.hosted.lives(&database.name),
+            snapshot: database.snapshot.load_full(),
+            plans: database.planner.stats(),
+            disabled: database.disabled.load(Ordering::Relaxed),
+        };
+        let mut all: Vec<_> = door.databases.values().map(hosted).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn users(&self) -> Vec<User> {
+        self.house.config.load().users.keys().map(|name| User { name: name.clone() }).collect()
+    }
+
+    fn figures(&self) -> Figures {
+        let config = self.house.config.load();
+        Figures {
+            clients: self.house.registry.len(),
+            max_clients: config.server.max_clients,
+            logging_in: config.server.max_startups.saturating_sub(self.house.startups.available_permits()),
+            up: self.house.since.elapsed(),
+            resident: resident(),
+        }
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        settings(&self.house.config.load())
+    }
+
+    fn set<'a>(&'a self, key: &'a str, value: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let known = self.settings();
+            // pgbouncer's users write the key alone: enough when only one section has it
+            let mut meant = known.iter().filter(|s| s.key == key || s.key.ends_with(&format!(".{key}")));
+            let setting = match (meant.next(), meant.next()) {
+                (Some(one), None) => one,
+                (None, _) => {
+                    let message = format!("unrecognized configuration parameter \"{key}\"");
+                    return Err(Error::client(SqlState::UNDEFINED_OBJECT, message)
+                        .hint("SHOW CONFIG lists all of them."));
+                }
+                (Some(one), Some(other)) => {
+                    let message = format!("\"{key}\" is ambiguous");
+                    let hint = format!("Write the whole key, such as \"{}\" or \"{}\".", one.key, other.key);
+                    return Err(Error::client(SqlState::INVALID_PARAMETER_VALUE, message).hint(hint));
+                }
+            };
+            if !setting.changeable {
+                let message =
+                    format!("parameter \"{}\" cannot be changed without restarting pgweir", setting.key);
+                return Err(Error::client(SqlState(*b"55P02"), message));
+            }
+            self.house.reload_with(Some(format!("{}={value}", setting.key))).await
+        })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.house.reload())
+    }
+
+    fn admit(&self, database: &str, yes: bool) -> Result<()> {
+        match self.house.door.load().databases.get(database) {
+            Some(database) => {
+                database.disabled.store(!yes, Ordering::Relaxed);
+                Ok(())
+            }
+            None => {
+                Err(Error::client(SqlState::INVALID_CATALOG_NAME, format!("no such database: {database}")))
+            }
+        }
+    }
+
+    fn wake_sessions(&self) {
+        self.house.shutdown.send_modify(|_| {});
+    }
+
+    fn shut_down(&self, how: Ending) {
+        // A second command finds the first one waiting, which is as good.
+        let _ = self.house.ending.try_send(how);
+    }
+}
+
+/// Every setting as it is now, by its key in the file.
+fn settings(config: &Config) -> Vec<Setting> {
+    let defaults = Config::default();
+    let mut all = Vec::new();
+    section(&mut all, "server", &config.server, &defaults.server);
+    section(&mut all, "tls", &config.tls, &defaults.tls);
+    section(&mut all, "auth", &config.auth, &defaults.auth);
+    section(&mut all, "admin", &config.admin, &defaults.admin);
+    for (name, database) in &config.databases {
+        let default = crate::config::Database::default();
+        let name = format!("database.{name}");
+        section(&mut all, &name, &database.place, &default.place);
+        section(&mut all, &name, &database.session, &default.session);
+        section(&mut all, &name, &database.servers, &default.servers);
+    }
+    all
+}
+
+fn section(all: &mut Vec<Setting>, name: &str, now: &dyn Section, default: &dyn Section) {
+    for (now, default) in now.settings().into_iter().zip(default.settings()) {
+        let key = format!("{name}.{}", now.key);
+        // `Described::default` is the value of the section that is asked
+        let shown =
+            |d: &Described| if d.secret { String::new() } else { d.default.trim_matches('"').to_owned() };
+        all.push(Setting {
+            value: shown(&now),
+            default: shown(&default),
+            changeable: !needs_restart_keys().contains(&&*key) && key != "admin.listen",
+            key,
+        });
+    }
+}
+
+/// Memory in RAM, in bytes, as the kernel counts it (proc(5), statm).
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    pages * 4096
+}

@@ -1,0 +1,353 @@
+//! The console: what operators see and steer, with the clients that they use.
+
+mod harness;
+
+use harness::{Harness, Setup, connect};
+use std::time::{Duration, Instant};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const OPERATORS: &str = "[admin]\nusers = [\"app\"]\nstats_users = [\"postgres\"]\n";
+
+async fn started() -> Harness {
+    Harness::start(Setup { config: OPERATORS, ..Setup::default() }).await
+}
+
+async fn console(h: &Harness) -> Client {
+    h.client_as(&h.cluster.app, "pgbouncer").await
+}
+
+/// The rows of a SHOW, as (column, value) pairs.
+async fn show(console: &Client, what: &str) -> Vec<Vec<(String, String)>> {
+    let answer = console.simple_query(&format!("SHOW {what}")).await.unwrap();
+    let row = |message| match message {
+        SimpleQueryMessage::Row(row) => {
+            let pair = |(i, c): (usize, &tokio_postgres::SimpleColumn)| {
+                (c.name().to_owned(), row.get(i).unwrap_or("<null>").to_owned())
+            };
+            Some(row.columns().iter().enumerate().map(pair).collect())
+        }
+        _ => None,
+    };
+    answer.into_iter().filter_map(row).collect()
+}
+
+fn cell<'a>(row: &'a [(String, String)], column: &str) -> &'a str {
+    row.iter().find(|(name, _)| name == column).map(|(_, value)| value.as_str()).unwrap_or_else(|| {
+        panic!("no column {column} in {row:?}");
+    })
+}
+
+fn code(e: &tokio_postgres::Error) -> String {
+    e.code().map(|c| c.code().to_owned()).unwrap_or_else(|| panic!("no SQLSTATE: {e:?}"))
+}
+
+async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !reached().await {
+        assert!(Instant::now() < deadline, "not reached: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Columns as pgbouncer 1.18 has them, in its order: dashboards read by name, some scripts by place.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_begin_with_the_columns_that_dashboards_know() {
+    let h = started().await;
+    let (console, client) = (console(&h).await, h.client().await);
+    client.simple_query("SELECT 1").await.unwrap();
+    for (what, columns) in [
+        ("VERSION", "version"),
+        (
+            "CLIENTS",
+            "type user database state addr port local_addr local_port connect_time request_time wait wait_us \
+             close_needed ptr link remote_pid tls application_name",
+        ),
+        (
+            "SERVERS",
+            "type user database state addr port local_addr local_port connect_time request_time wait wait_us \
+             close_needed ptr link remote_pid tls application_name",
+        ),
+        (
+            "POOLS",
+            "database user cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active \
+             sv_active_cancel sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us pool_mode",
+        ),
+        (
+            "STATS",
+            "database total_xact_count total_query_count total_received total_sent total_xact_time \
+             total_query_time total_wait_time avg_xact_count avg_query_count avg_recv avg_sent avg_xact_time \
+             avg_query_time avg_wait_time",
+        ),
+        (
+            "STATS_TOTALS",
+            "database xact_count query_count bytes_received bytes_sent xact_time query_time wait_time",
+        ),
+        (
+            "STATS_AVERAGES",
+            "database xact_count query_count bytes_received bytes_sent xact_time query_time wait_time",
+        ),
+        ("TOTALS", "name value"),
+        (
+            "DATABASES",
+            "name host port database force_user pool_size min_pool_size reserve_pool pool_mode \
+             max_connections current_connections paused disabled",
+        ),
+        ("USERS", "name pool_mode"),
+        ("LISTS", "list items"),
+        ("CONFIG", "key value default changeable"),
+        ("MEM", "name size used free memtotal"),
+        ("SHARDS", "database shard nodes"),
+        ("KEYSPACES", "database keyspace kind shard owns epoch"),
+        ("TABLES", "database schema table kind keyspace key shard"),
+        ("STATEMENTS", "database plans"),
+    ] {
+        let rows = show(&console, what).await;
+        let first = rows.first().unwrap_or_else(|| panic!("SHOW {what} is empty"));
+        let names: Vec<&str> = first.iter().map(|(name, _)| name.as_str()).collect();
+        let expected: Vec<&str> = columns.split_whitespace().collect();
+        assert_eq!(names[..expected.len()], expected, "SHOW {what}");
+        // the extended protocol, in binary
+        let prepared = console.query(&format!("SHOW {what}"), &[]).await.unwrap();
+        assert!(!prepared.is_empty(), "SHOW {what}");
+    }
+    assert!(show(&console, "PINS").await.is_empty());
+    assert!(show(&console, "HELP").await.is_empty(), "a notice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_and_links_are_seen_where_they_are() {
+    let h = started().await;
+    let console = console(&h).await;
+    let client = connect(&format!("{}?application_name=billing", h.url())).await.unwrap();
+    let (here, there) = h.keys_on_both_shards();
+    client.batch_execute(&format!("BEGIN; INSERT INTO accounts VALUES ({there})")).await.unwrap();
+    let clients = show(&console, "CLIENTS").await;
+    assert_eq!(clients.len(), 1, "{clients:?}");
+    assert_eq!(cell(&clients[0], "application_name"), "billing");
+    assert_eq!(cell(&clients[0], "user"), h.cluster.app.user);
+    assert_eq!(cell(&clients[0], "state"), "active");
+    assert_eq!(cell(&clients[0], "shard"), h.shard_of(there));
+    let servers = show(&console, "SERVERS").await;
+    let of_session: Vec<_> = servers.iter().filter(|s| cell(s, "state") == "active").collect();
+    assert_eq!(of_session.len(), 1, "{servers:?}");
+    assert_eq!(cell(of_session[0], "link"), cell(&clients[0], "ptr"));
+    assert_eq!(cell(&clients[0], "link"), cell(of_session[0], "ptr"));
+    let pid =
+        client.query_one("SELECT pg_backend_pid() FROM accounts WHERE id = $1", &[&there]).await.unwrap();
+    assert_eq!(cell(of_session[0], "remote_pid"), pid.get::<_, i32>(0).to_string());
+    client.batch_execute("COMMIT").await.unwrap();
+    until("the link is idle", async || {
+        show(&console, "SERVERS").await.iter().all(|s| cell(s, "state") == "idle")
+    })
+    .await;
+    assert_eq!(cell(&show(&console, "CLIENTS").await[0], "state"), "idle");
+    client.query("SELECT * FROM accounts WHERE id = $1", &[&here]).await.unwrap();
+    let shards = show(&console, "SHARDS").await;
+    let (one, other) = (h.shard_of(here), h.shard_of(there));
+    for shard in [one, other] {
+        let links =
+            shards.iter().filter(|s| cell(s, "shard") == shard && cell(s, "user") == h.cluster.app.user);
+        assert_eq!(links.map(|s| cell(s, "sv_idle").to_owned()).collect::<Vec<_>>(), ["1"], "{shard}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_sessions_and_closes_links() {
+    let h = started().await;
+    let console = console(&h).await;
+    let (busy, other) = (h.client().await, h.client().await);
+    busy.batch_execute("BEGIN; INSERT INTO plain VALUES (1, 'x')").await.unwrap();
+    // waits for the transaction
+    let waiting = h.client_as(&h.cluster.app, "pgweir").await;
+    let pause = tokio::spawn(async move { waiting.simple_query("PAUSE").await.map(|_| ()) });
+    until("paused", async || cell(&show(&console, "DATABASES").await[0], "paused") == "1").await;
+    assert!(!pause.is_finished());
+    let held = tokio::spawn(async move {
+        let count = other.query_one("SELECT count(*) FROM plain", &[]).await.unwrap();
+        count.get::<_, i64>(0)
+    });
+    until("held", async || {
+        show(&console, "POOLS")
+            .await
+            .iter()
+            .any(|p| cell(p, "maxwait_us") != "0" || cell(p, "maxwait") != "0")
+    })
+    .await;
+    // what has a link goes on
+    busy.batch_execute("INSERT INTO plain VALUES (2, 'y'); COMMIT").await.unwrap();
+    pause.await.unwrap().unwrap();
+    assert!(!held.is_finished());
+    assert_eq!(show(&console, "SERVERS").await.len(), 0);
+    let of_app =
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND backend_type = 'client backend'";
+    for shard in 0..2 {
+        until("links are closed", async || {
+            h.cluster.ask(shard, of_app).await.unwrap().as_deref() == Some("0")
+        })
+        .await;
+    }
+    assert_eq!(code(&console.simple_query("PAUSE").await.unwrap_err()), "55000");
+    console.simple_query("RESUME").await.unwrap();
+    assert_eq!(held.await.unwrap(), 2);
+    assert_eq!(code(&console.simple_query("RESUME").await.unwrap_err()), "55000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_is_not_overload() {
+    let h = Harness::start(Setup {
+        config: OPERATORS,
+        settings: &["database.app.checkout_timeout=50ms"],
+        ..Setup::default()
+    })
+    .await;
+    let (console, client) = (console(&h).await, h.client().await);
+    client.simple_query("SELECT 1").await.unwrap();
+    console.simple_query("PAUSE app").await.unwrap();
+    let held = tokio::spawn(async move { client.simple_query("SELECT * FROM plain").await.map(|_| ()) });
+    until("held for longer than the timeout", async || {
+        let pools = show(&console, "POOLS").await;
+        let number = |p: &[(String, String)], column| cell(p, column).parse::<u64>().unwrap();
+        pools.iter().any(|p| number(p, "maxwait") * 1_000_000 + number(p, "maxwait_us") > 150_000)
+    })
+    .await;
+    assert!(!held.is_finished());
+    console.simple_query("RESUME app").await.unwrap();
+    held.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconnect_opens_links_anew_and_wait_close_waits() {
+    let h = started().await;
+    let (console, client) = (console(&h).await, h.client().await);
+    let pid = async |client: &Client| {
+        client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0)
+    };
+    let before = pid(&client).await;
+    assert_eq!(pid(&client).await, before, "one link serves");
+    client.batch_execute("BEGIN; INSERT INTO plain VALUES (1, 'x')").await.unwrap();
+    console.simple_query("RECONNECT").await.unwrap();
+    let waiting = h.client_as(&h.cluster.app, "pgweir").await;
+    let closed = tokio::spawn(async move { waiting.simple_query("WAIT_CLOSE").await.map(|_| ()) });
+    // the transaction keeps its link
+    assert_eq!(pid(&client).await, before);
+    assert!(!closed.is_finished());
+    client.batch_execute("COMMIT").await.unwrap();
+    closed.await.unwrap().unwrap();
+    assert_ne!(pid(&client).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_killed_and_databases_disabled() {
+    let h = started().await;
+    let console = console(&h).await;
+    let (one, two) = (h.client().await, h.client().await);
+    one.simple_query("SELECT 1").await.unwrap();
+    let ptr = cell(&show(&console, "CLIENTS").await[0], "ptr").to_owned();
+    console.simple_query(&format!("KILL_CLIENT {}", ptr.trim_start_matches("client-"))).await.unwrap();
+    until("one is gone", async || one.is_closed()).await;
+    two.simple_query("SELECT 1").await.unwrap();
+    console.simple_query("KILL app").await.unwrap();
+    until("two is gone", async || two.is_closed()).await;
+    console.simple_query("RESUME app").await.unwrap();
+    console.simple_query("DISABLE app").await.unwrap();
+    assert_eq!(code(&connect(&h.url()).await.unwrap_err()), "57P03");
+    console.simple_query("ENABLE app").await.unwrap();
+    h.client().await.simple_query("SELECT 1").await.unwrap();
+    assert_eq!(code(&console.simple_query("ENABLE nowhere").await.unwrap_err()), "3D000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_change_until_the_next_reload() {
+    // the servers trust the service user, so that any password will do
+    let settings = &["database.app.service_password=not to be shown"];
+    let h = Harness::start(Setup { config: OPERATORS, settings, ..Setup::default() }).await;
+    let console = console(&h).await;
+    let value = async |key: &str| {
+        let all = show(&console, "CONFIG").await;
+        let row = all.iter().find(|row| cell(row, "key") == key).unwrap_or_else(|| panic!("no {key}"));
+        cell(row, "value").to_owned()
+    };
+    let before = value("database.app.pool_size").await;
+    console.simple_query("SET pool_size = 3").await.unwrap();
+    assert_eq!(value("database.app.pool_size").await, "3");
+    assert_eq!(cell(&show(&console, "DATABASES").await[0], "pool_size"), "3");
+    for (wrong, sqlstate) in [
+        ("SET pool_size = 'many'", "F0000"),
+        ("SET nothing = 1", "42704"),
+        ("SET server.port = 1", "55P02"),
+        ("SET database.app.map = ''", "F0000"),
+    ] {
+        assert_eq!(code(&console.simple_query(wrong).await.unwrap_err()), sqlstate, "{wrong}");
+    }
+    assert_eq!(value("database.app.pool_size").await, "3");
+    console.simple_query("RELOAD").await.unwrap();
+    assert_eq!(value("database.app.pool_size").await, before);
+    // secrets are not shown
+    let all = format!("{:?}", show(&console, "CONFIG").await);
+    assert!(all.contains("service_password") && !all.contains("not to be shown"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_operators_get_in_and_some_only_look() {
+    let mut h = started().await;
+    let watcher = h.client_as(&h.cluster.superuser, "pgweir").await;
+    assert!(!show(&watcher, "DATABASES").await.is_empty());
+    watcher.batch_execute("BEGIN; SHOW POOLS; COMMIT").await.unwrap();
+    let refused = watcher.simple_query("SHUTDOWN").await.unwrap_err();
+    assert_eq!(code(&refused), "42501");
+    assert!(h.proxy.is_running());
+    // the configuration without the list
+    let strangers = Harness::start(Setup::default()).await;
+    let url = strangers.proxy.url(&strangers.cluster.app, "pgweir");
+    assert_eq!(code(&connect(&url).await.unwrap_err()), "28000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_get_in_when_the_house_is_full() {
+    let h =
+        Harness::start(Setup { config: OPERATORS, settings: &["server.max_clients=1"], ..Setup::default() })
+            .await;
+    let _one = h.client().await;
+    assert_eq!(code(&connect(&h.url()).await.unwrap_err()), "53300");
+    assert_eq!(show(&console(&h).await, "CLIENTS").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_waits_for_what_it_was_asked_to_wait_for() {
+    let mut h = started().await;
+    let (one, two) = (console(&h).await, h.client().await);
+    two.batch_execute("BEGIN; INSERT INTO plain VALUES (1, 'x')").await.unwrap();
+    one.simple_query("SHUTDOWN WAIT_FOR_CLIENTS").await.unwrap();
+    until("nobody gets in", async || connect(&h.url()).await.is_err()).await;
+    two.batch_execute("COMMIT").await.unwrap();
+    two.simple_query("SELECT 1").await.unwrap();
+    drop(two);
+    until("stopped", async || !h.proxy.is_running()).await;
+
+    h.proxy.start().await.unwrap();
+    let (one, two) = (console(&h).await, h.client().await);
+    two.batch_execute("BEGIN; INSERT INTO plain VALUES (2, 'x')").await.unwrap();
+    one.simple_query("SHUTDOWN").await.unwrap();
+    until("stopped", async || !h.proxy.is_running()).await;
+    assert!(two.simple_query("COMMIT").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_and_its_habits() {
+    let h = started().await;
+    let psql = |arguments: &[&str]| {
+        let out = std::process::Command::new("psql")
+            .args(["-X", "-A", "-t", &h.proxy.url(&h.cluster.app, "pgweir")])
+            .args(arguments)
+            .output()
+            .unwrap();
+        (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    assert_eq!(psql(&["-c", "show version"]).0.trim(), concat!("pgweir ", env!("CARGO_PKG_VERSION")));
+    let (out, notice) = psql(&["-c", "SHOW HELP;"]);
+    assert!(out.is_empty() || out.trim() == "SHOW", "{out}");
+    assert!(notice.contains("PAUSE [<db>]"), "{notice}");
+    assert_eq!(psql(&["-c", "bogus"]).1.trim(), "ERROR:  invalid command 'bogus', use SHOW HELP;");
+    assert_eq!(psql(&["-c", "SET client_encoding TO 'UTF8'; SHOW VERSION", "-c", ""]).1, "");
+}
