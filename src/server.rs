@@ -16,6 +16,7 @@
 
 mod console;
 mod databases;
+mod schema;
 
 use crate::admin::console::Averages;
 use crate::admin::http::{self, Readiness};

@@ -210,10 +210,10 @@ fn tables(
 
 /// Shares the many names and types that occur again and again.
 #[derive(Default)]
-struct Names(HashSet<Arc<str>>);
+pub(super) struct Names(HashSet<Arc<str>>);
 
 impl Names {
-    fn one(&mut self, name: &str) -> Arc<str> {
+    pub(super) fn one(&mut self, name: &str) -> Arc<str> {
         if let Some(known) = self.0.get(name) {
             return known.clone();
         }
@@ -223,11 +223,11 @@ impl Names {
     }
 }
 
-fn text(cell: Option<&str>) -> Result<&str> {
+pub(super) fn text(cell: Option<&str>) -> Result<&str> {
     cell.ok_or_else(|| Error::internal("a catalog has NULL where it should have none"))
 }
 
-fn number<T: std::str::FromStr>(cell: Option<&str>) -> Result<T> {
+pub(super) fn number<T: std::str::FromStr>(cell: Option<&str>) -> Result<T> {
     let text = text(cell)?;
     text.parse()
         .map_err(|_| Error::internal(format!("a catalog has \"{text}\" where it should have a number")))

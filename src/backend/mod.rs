@@ -5,7 +5,8 @@
 //! The way to a link: [`Backends::pool`](pool::Backends::pool) -> [`Pool::acquire`](pool::Pool::acquire) -> a
 //! [`Lease`](pool::Lease), which is a [`Link`](link::Link) until it is dropped. `shard` decides which node, `connect`
 //! opens the socket, `tls` what the server must show, `login` speaks up to the first ReadyForQuery. pgweir's own
-//! questions (`question`) go over links of the service user: `catalog` reads schemas, `directory` looks keys up.
+//! questions (`question`) go over links of the service user: `catalog` reads schemas, `oids` what
+//! each shard calls its types and tables, `directory` looks keys up.
 //!
 //! Decisions:
 //! - *No task per link.* An idle link is a boxed struct in a vector; whoever leases it drives it from its own task.
@@ -39,6 +40,7 @@ pub mod directory;
 mod exchange;
 pub mod link;
 mod login;
+pub mod oids;
 pub mod options;
 pub mod pool;
 mod question;

@@ -7,7 +7,7 @@
 //!
 //! Decisions:
 //! - *Names, not object ids*, are what facts are found by. Object ids differ between shards; those here are the default
-//!   shard's, which is the one whose ids clients see (HAZARDS 4).
+//!   shard's, which is the one whose ids clients see (HAZARDS 4); [`oids`] translates those of the others.
 //! - *Domains are resolved* to their base types, because keys hash and compare as these do; a domain's default
 //!   counts as the column's.
 //! - *Only what holds for every row*: unique keys without predicate and expression, NOT NULL that is validated. A fact
@@ -17,6 +17,8 @@
 //! - *Definitions of views are qualified*: they mean the same whatever the session's search_path is.
 //!
 //! When it breaks: tests/catalog.rs compares a catalog with the schema that it was read from.
+
+pub mod oids;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -122,6 +124,8 @@ pub struct Catalog {
     pub types: HashMap<QualifiedName, (u32, u32)>,
     /// schemas that exist
     pub schemas: std::collections::HashSet<Arc<str>>,
+    /// from the object ids of other shards to those of this one
+    pub oids: oids::Translations,
 }
 
 impl Catalog {

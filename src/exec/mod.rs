@@ -8,6 +8,10 @@
 //! does not read stops its own link, nothing else (law 6). Rows are forwarded as the bytes that came in; only the
 //! five bytes in front of each message are looked at (law 5).
 //!
+//! **Object ids** of a shard whose ids differ from those that clients know are changed where they stand, in the buffer of the
+//! link: in descriptions, and in rows with binary values that carry ids ([`oids`]). All other rows of such a shard, and all
+//! of shards that are alike, go on untouched.
+//!
 //! **Errors.** After an error the server skips messages until Sync, so the queue does as well. If the error came before the
 //! client's Sync was seen, [`Run::skipping`] tells the session to skip what the client still sends.
 //!
@@ -15,9 +19,11 @@
 //! ([`reply::Expect`]). A reply too many or too few: what is pushed in `session::simple` and `session::extended` must
 //! match one to one what is sent.
 
+mod oids;
 pub mod relay;
 pub mod reply;
 
+use crate::catalog::oids::Translations;
 use crate::error::Error;
 use bytes::BytesMut;
 use reply::{Expect, Pending, Reply};
@@ -53,6 +59,12 @@ pub struct Run {
     pub errors: u64,
     /// parameters that injected settings have changed so far
     passing: BTreeMap<String, String>,
+    /// from the object ids of shards to those that clients know
+    pub oids: Translations,
+    /// a shard spoke of a type that was not there when its types were read
+    pub news: bool,
+    /// columns to be changed in the rows of the simple message at the head: (place, type)
+    inside: Box<[(u16, u32)]>,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)
     body: Body,
 }

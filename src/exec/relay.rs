@@ -24,6 +24,8 @@ enum Step {
     NeedsMore,
     /// the server talks nonsense
     Nonsense(Error),
+    /// a row that must be looked at whole is longer than that may be
+    TooLong,
 }
 
 /// What becomes of one frame.
@@ -66,6 +68,14 @@ impl Run {
                 Step::Nonsense(e) => {
                     tracing::error!(error = %e, "a server broke the protocol");
                     self.link_lost(from, txn, "sent what the protocol does not allow")?;
+                    continue;
+                }
+                Step::TooLong => {
+                    self.link_lost(
+                        from,
+                        txn,
+                        "sent a longer row with object ids in it than pgweir can translate",
+                    )?;
                     continue;
                 }
                 Step::NeedsMore => {}
@@ -114,10 +124,12 @@ impl Run {
     ) -> io::Result<Step> {
         let Some(p) = txn.participant(from) else { return Ok(Step::NeedsMore) };
         let mut input = std::mem::take(&mut p.link().input);
+        let translation = self.oids.differing(from.0).cloned();
         let mut at = 0;
         // frames in input[run..at] wait to be forwarded together
         let mut run = 0;
         let mut nonsense = None;
+        let mut too_long = false;
         while at < input.len() {
             match self.body {
                 Body::Forward(left) => {
@@ -148,7 +160,9 @@ impl Run {
                     break;
                 }
             };
-            if matches!(header.tag, b'D' | b'd') && !matches!(head.expect, Expect::Temporaries { .. }) {
+            let rewritten = header.tag == b'D' && self.is_rewritten();
+            let looked_at = rewritten || matches!(head.expect, Expect::Temporaries { .. });
+            if matches!(header.tag, b'D' | b'd') && !looked_at {
                 let rows_expected = matches!(head.expect, Expect::Query | Expect::Execute | Expect::Injected);
                 if !rows_expected {
                     nonsense = Some(unexpected(header.tag, head));
@@ -161,6 +175,7 @@ impl Run {
                 continue;
             }
             if header.len > LONGEST_LOOKED_AT {
+                too_long = rewritten;
                 nonsense = Some(Error::internal(format!("a message of {} bytes", header.len)));
                 break;
             }
@@ -168,7 +183,16 @@ impl Run {
                 input.reserve(header.len);
                 break;
             }
-            let body = &input[at + frame::HEADER..at + header.len];
+            let body = &mut input[at + frame::HEADER..at + header.len];
+            if let Some(translation) = &translation
+                && matches!(header.tag, b'T' | b't' | b'D')
+                && let Err(malformed) = self.translate(header.tag, body, translation)
+            {
+                nonsense =
+                    Some(Error::internal(format!("object ids cannot be found: {}", malformed.as_str())));
+                break;
+            }
+            let body = &*body;
             let verdict = self.step(header.tag, body, from, txn, sink);
             match verdict {
                 Verdict::Forward => {}
@@ -203,6 +227,7 @@ impl Run {
             }
         }
         Ok(match nonsense {
+            Some(_) if too_long => Step::TooLong,
             Some(e) => Step::Nonsense(e),
             None if at > 0 => Step::Advanced,
             None => Step::NeedsMore,
@@ -229,6 +254,8 @@ impl Run {
         }
         match (head.expect, tag) {
             (Expect::Query, b'T' | b'V' | b'c' | b'H') | (Expect::Execute, b'H' | b'c' | b'T') => seen,
+            // only where they are changed: others do not come here
+            (Expect::Query | Expect::Execute, b'D') => seen,
             (Expect::Query | Expect::Execute, b'G') => {
                 self.copy_in = Some(from);
                 seen
@@ -236,6 +263,7 @@ impl Run {
             (Expect::Query, b'C' | b'I') => {
                 let effect = head.effects.get(head.done).cloned();
                 head.done += 1;
+                self.inside = Box::default();
                 complete(effect, body, from, txn);
                 seen
             }
@@ -272,6 +300,13 @@ impl Run {
                 self.replies.pop_front();
                 seen
             }
+            (Expect::DescribeStatement, b'T' | b'n') => {
+                if let Some(described) = &head.described {
+                    described.set_columns(body);
+                }
+                self.replies.pop_front();
+                seen
+            }
             (Expect::Injected, b'C' | b'I') => {
                 self.replies.pop_front();
                 let next = self.replies.front();
@@ -285,7 +320,7 @@ impl Run {
             }
             (Expect::Bind, b'2')
             | (Expect::Close, b'3')
-            | (Expect::DescribeStatement | Expect::DescribePortal, b'T' | b'n')
+            | (Expect::DescribePortal, b'T' | b'n')
             | (Expect::Execute, b's') => {
                 self.replies.pop_front();
                 seen
@@ -294,7 +329,7 @@ impl Run {
                 if let (Some(described), Ok(p)) =
                     (&head.described, backend::ParameterDescription::parse(body))
                 {
-                    described.get_or_init(|| p.types.iter().collect());
+                    described.parameters.get_or_init(|| p.types.iter().collect());
                 }
                 seen
             }
@@ -302,6 +337,7 @@ impl Run {
                 let (show, failed) = (head.show, head.failed);
                 // A simple message ends its transaction in any case, of several Syncs only the last one is the client's.
                 let last = head.expect == Expect::Query || show == Show::Forward;
+                self.inside = Box::default();
                 self.replies.pop_front();
                 if self.copy_in == Some(from) {
                     self.copy_in = None;
@@ -420,6 +456,7 @@ impl Run {
     pub fn link_lost(&mut self, from: ShardId, txn: &mut Txn, how: &str) -> io::Result<()> {
         let torn = matches!(self.body, Body::Forward(_));
         self.body = Body::None;
+        self.inside = Box::default();
         if self.copy_in == Some(from) {
             self.copy_in = None;
         }

@@ -4,6 +4,7 @@ use crate::shards::ShardId;
 use crate::txn::{Effect, TemporaryRelation};
 use bytes::BytesMut;
 use smallvec::SmallVec;
+use std::sync::{Arc, Mutex, OnceLock};
 
 #[derive(Debug)]
 pub enum Reply {
@@ -30,14 +31,26 @@ pub struct Pending {
     pub writes: bool,
     /// of a Parse: what is true once it has completed
     pub parse: Option<Box<ParseNote>>,
-    /// of a description: filled with the statement's parameter types
+    /// of a description: filled with the statement's types
     pub described: Option<Described>,
     /// of [`Expect::Temporaries`]: what was told so far, and whether there is more than relations
     pub temporaries: (Vec<TemporaryRelation>, bool),
+    /// of a portal whose rows may hold object ids that clients do not know: filled by its description, used by Execute
+    pub inside: Option<Inside>,
 }
 
-/// Types of a statement's parameters, once a server has told them.
-pub type Described = std::sync::Arc<std::sync::OnceLock<Box<[u32]>>>;
+/// What servers have told of a statement, in types that clients know.
+#[derive(Debug, Default)]
+pub struct Description {
+    pub parameters: OnceLock<Box<[u32]>>,
+    /// of its columns; none if it has no rows. A later description takes the place of an earlier one
+    pub columns: Mutex<Option<Box<[u32]>>>,
+}
+
+pub type Described = Arc<Description>;
+
+/// Columns of a portal whose values have to be changed: (place, type).
+pub type Inside = Arc<OnceLock<Box<[(u16, u32)]>>>;
 
 /// A Parse that was sent.
 #[derive(Debug)]
@@ -95,6 +108,7 @@ impl Pending {
             parse: None,
             described: None,
             temporaries: Default::default(),
+            inside: None,
         }
     }
     pub fn swallowed(from: ShardId, expect: Expect) -> Self {

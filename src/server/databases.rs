@@ -5,13 +5,13 @@
 //! map, so a map is adopted by every one of them that lives, or one session would look for rows where another
 //! no longer puts them.
 
-use crate::backend::catalog::Schema;
 use crate::backend::credentials::{Credentials, Identity, Proof};
 use crate::backend::directory::Directories;
 use crate::backend::pool::Backends;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::options::Secret;
+use crate::server::schema::follow_schema;
 use crate::session::auth;
 use crate::session::database::Database;
 use crate::session::startup::Databases;
@@ -22,15 +22,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-
-/// Longest pause between attempts to read the schema of a shard that cannot be reached.
-const RETRY_MAX: Duration = Duration::from_secs(2);
-const RETRY_MIN: Duration = Duration::from_millis(100);
-/// For reading a schema, from asking for a link to the last row.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Every database that is served, or still used.
 #[derive(Debug, Default)]
@@ -346,73 +339,5 @@ fn complain(before: &mut Option<String>, message: &str) {
     if before.as_deref() != Some(message) {
         tracing::error!("shard map not reloaded, the old one stays: {message}");
         *before = Some(message.to_owned());
-    }
-}
-
-/// Keeps the schema of a database current: reads it now, after DDL, and when a periodic look finds it changed.
-/// Ends with the database.
-async fn follow_schema(database: Weak<Database>, check: Duration, first: oneshot::Sender<()>) {
-    let mut first = Some(first);
-    let Some(mut requests) = database.upgrade().map(|d| d.schema_requests()) else { return };
-    let check = if check.is_zero() { Duration::MAX } else { check };
-    let mut pause = RETRY_MIN;
-    let mut complaint: Option<String> = None;
-    let mut schema: Option<(shards::ShardId, Schema)> = None;
-    loop {
-        let wait = {
-            let Some(database) = database.upgrade() else { return };
-            let request = *requests.borrow_and_update();
-            let snapshot = database.snapshot.load_full();
-            let shard = snapshot.map.default_shard;
-            let schema = match &mut schema {
-                Some((of, schema)) if *of == shard => schema,
-                other => &mut other.insert((shard, Schema::of(shard))).1,
-            };
-            let deadline = Instant::now() + READ_TIMEOUT;
-            let read = schema.refresh(&database.backends, &snapshot.catalog, deadline);
-            match tokio::time::timeout_at(deadline.into(), read).await {
-                Ok(Ok(catalog)) => {
-                    if let Some(catalog) = &catalog {
-                        tracing::info!(
-                            "schema of {} read: {} tables, version {}",
-                            database.name,
-                            catalog.tables.len(),
-                            catalog.version
-                        );
-                    }
-                    complaint = None;
-                    pause = RETRY_MIN;
-                    database.schema_read(request, catalog);
-                    check
-                }
-                failed => {
-                    let message = match failed {
-                        Ok(Err(e)) => e.to_string(),
-                        _ => format!("no answer within {READ_TIMEOUT:?}"),
-                    };
-                    if complaint.as_ref() != Some(&message) {
-                        tracing::warn!("schema of {} not read, trying again: {message}", database.name);
-                        complaint = Some(message);
-                    }
-                    pause = (pause * 2).min(RETRY_MAX);
-                    pause
-                }
-            }
-        };
-        if let Some(first) = first.take() {
-            // whoever waited may have given up
-            let _ = first.send(());
-        }
-        // A request is no reason to hurry when the shard has just failed to answer one.
-        let asked = async {
-            let asked = requests.changed().await;
-            if complaint.is_some() && asked.is_ok() {
-                tokio::time::sleep(wait).await;
-            }
-            asked
-        };
-        if let Ok(Err(_)) = tokio::time::timeout(wait, asked).await {
-            return;
-        }
     }
 }

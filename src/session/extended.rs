@@ -6,10 +6,11 @@
 //! changes the shard, what was sent is awaited first, so that nothing runs behind an error.
 
 use crate::error::{Error, Result, SqlState};
-use crate::exec::reply::{Expect, ParseNote, Pending, Show};
+use crate::exec::reply::{Described, Expect, ParseNote, Pending, Show};
 use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::database::Fetched;
+use crate::session::oids::{self, Columns};
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{how, merged, not_utf8};
 use crate::session::statements::{Identity, Prepared, Statements};
@@ -33,7 +34,7 @@ const PER_LINK: usize = 512;
 /// Cursors declared in SQL whose shard a session remembers; one more, and the others are taken to be where the block is.
 const CURSORS: usize = 256;
 
-type Name = SmallVec<[u8; 24]>;
+pub(super) type Name = SmallVec<[u8; 24]>;
 
 /// What the extended protocol keeps between messages.
 #[derive(Default)]
@@ -56,6 +57,7 @@ enum Portal {
     On {
         shard: ShardId,
         template: Arc<Template>,
+        columns: Option<Columns>,
     },
     /// served by pgweir
     Control {
@@ -68,6 +70,10 @@ impl Extended {
     /// Nothing was begun that a Sync must end.
     pub fn is_quiet(&self) -> bool {
         self.deferred.is_empty() && self.group.is_empty()
+    }
+    /// The statement of a name, as it was parsed.
+    pub(super) fn prepared(&self, name: &Name) -> Option<&Prepared> {
+        self.statements.get(name)
     }
     /// A statement of that template went to a shard: if it declares a cursor, it is there.
     pub(super) fn declared(&mut self, template: &Template, shard: ShardId) {
@@ -200,6 +206,7 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         true => (s.database.statements.fresh(), Box::default()),
         false => {
             let identity = Identity::new(text, &types, &scan, s.txn.effective().list(), s.pid)
+                .after(snapshot.catalog.version)
                 .beside(&s.reading.temporaries);
             named(&s.database.statements, &identity)
         }
@@ -291,6 +298,7 @@ async fn routed(
             if prepared.temporaries != s.reading.temporaries {
                 // Its names may mean other relations now: it is another statement to the servers.
                 prepared.temporaries = s.reading.temporaries.clone();
+                prepared.described = Described::default();
                 if prepared.server_name.is_empty() {
                     prepared.number = s.database.statements.fresh();
                 } else {
@@ -302,6 +310,7 @@ async fn routed(
                         settings.list(),
                         s.pid,
                     )
+                    .after(snapshot.catalog.version)
                     .beside(&s.reading.temporaries);
                     (prepared.number, prepared.server_name) = named(&s.database.statements, &identity);
                 }
@@ -311,7 +320,7 @@ async fn routed(
         }
         let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
         let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
-        let types = prepared.described.get().unwrap_or(&prepared.types);
+        let types = prepared.described.parameters.get().unwrap_or(&prepared.types);
         let params = Params::Bound { types, formats: &view.formats, values: &view.values };
         let route = prepared.template.route(&statement, &params, snapshot, &s.reading);
         let template = prepared.template.clone();
@@ -366,17 +375,32 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     }
     let cursor = cursor.filter(|shard| s.txn.holds(*shard));
     let shard = cursor.map_or_else(|| s.settle_route(route, &snapshot), Ok)?;
+    if template.class == Class::Copy {
+        let prepared = s.extended.prepared(&name).ok_or_else(|| no_statement(&name))?;
+        let (text, piece) = (prepared.text.clone(), prepared.scan.pieces[0].clone());
+        oids::copy_fits(s, shard, &text, &piece, &snapshot).await?;
+    }
     s.enlist(shard, how(&template), &snapshot).await?;
     if s.run.skipping {
         return Ok(());
     }
     s.extended.joins(&mut s.txn, shard);
     send_deferred(s, Some(shard), &snapshot).await?;
-    ensure(s, shard, &name);
+    ensure(s, shard, &name)?;
+    let translation = s.translation(shard);
+    let holding = match &translation {
+        Some(translation) => oids::holding(s, shard, &name, len, translation).await?,
+        None => oids::Holding::new(),
+    };
+    if s.run.skipping {
+        return Ok(());
+    }
     let Some(prepared) = s.extended.statements.get(&name) else { return Err(no_statement(&name).into()) };
+    let mut columns = None;
     if let Some(p) = s.txn.participant(shard) {
         let link = p.link();
         let frame = &s.client.input[..len];
+        let start = link.output.len();
         if prepared.server_name.as_bytes() == &name[..] {
             link.send(frame);
         } else {
@@ -390,9 +414,14 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
             link.output.put_u8(0);
             link.output.put_slice(rest);
         }
+        if let Some(translation) = &translation {
+            oids::change(&mut link.output, start, &holding, translation)?;
+            let view = frontend::Bind::parse(&frame[HEADER..])?;
+            columns = oids::columns(&view.result_formats, &prepared.described, translation);
+        }
     }
     s.run.push(Pending::new(shard, Expect::Bind));
-    s.extended.portals.insert(portal, Portal::On { shard, template });
+    s.extended.portals.insert(portal, Portal::On { shard, template, columns });
     Ok(())
 }
 
@@ -416,6 +445,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
             }
         };
         s.extended.joins(&mut s.txn, on);
+        let translation = s.translation(on);
         let Some(prepared) = s.extended.statements.get(&name) else { continue };
         let Some(p) = s.txn.participant(on) else { continue };
         let link = p.link();
@@ -424,8 +454,9 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
             s.run.local(backend::parse_complete);
             continue;
         }
+        let types = oids::declared(prepared, translation.as_deref())?;
         make_room(link, &mut s.run, on);
-        send_parse(link, prepared);
+        send_parse(link, prepared, &types);
         let mut pending = Pending::new(on, Expect::Parse);
         pending.parse = Some(note(prepared));
         s.run.push(pending);
@@ -458,13 +489,8 @@ fn describer(s: &Session, route: Route, snapshot: &Snapshot) -> Result<ShardId> 
     }
 }
 
-fn send_parse(link: &mut crate::backend::link::Link, prepared: &Prepared) {
-    frontend::parse(
-        &mut link.output,
-        prepared.server_name.as_bytes(),
-        prepared.text.as_bytes(),
-        &prepared.types,
-    );
+fn send_parse(link: &mut crate::backend::link::Link, prepared: &Prepared, types: &[u32]) {
+    frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.text.as_bytes(), types);
     link.statements.insert(prepared.server_name.clone(), prepared.number);
 }
 
@@ -484,18 +510,21 @@ fn make_room(link: &mut crate::backend::link::Link, run: &mut crate::exec::Run, 
 }
 
 /// Makes sure that the link has the statement.
-fn ensure(s: &mut Session, shard: ShardId, name: &Name) {
-    let Some(prepared) = s.extended.statements.get(name) else { return };
-    let Some(p) = s.txn.participant(shard) else { return };
+fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
+    let translation = s.translation(shard);
+    let Some(prepared) = s.extended.statements.get(name) else { return Ok(()) };
+    let Some(p) = s.txn.participant(shard) else { return Ok(()) };
     let link = p.link();
     if link.statements.get(&prepared.server_name) == Some(&prepared.number) {
-        return;
+        return Ok(());
     }
+    let types = oids::declared(prepared, translation.as_deref())?;
     make_room(link, &mut s.run, shard);
-    send_parse(link, prepared);
+    send_parse(link, prepared, &types);
     let mut pending = Pending::swallowed(shard, Expect::Parse);
     pending.parse = Some(note(prepared));
     s.run.push(pending);
+    Ok(())
 }
 
 async fn describe(s: &mut Session, len: usize) -> Served<()> {
@@ -505,7 +534,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
         (view.target, Name::from_slice(view.name))
     };
     if target == Target::Portal {
-        return match s.extended.portals.get(&name) {
+        return match s.extended.portals.get_mut(&name) {
             None => match s.extended.cursors.get(&name).copied() {
                 Some(shard) => {
                     to_portal(s, shard, len, &name, Pending::new(shard, Expect::DescribePortal)).await
@@ -516,9 +545,14 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
                 s.run.local(backend::no_data);
                 Ok(())
             }
-            Some(Portal::On { shard, .. }) => {
+            Some(Portal::On { shard, columns, .. }) => {
                 let shard = *shard;
-                to_portal(s, shard, len, &name, Pending::new(shard, Expect::DescribePortal)).await
+                let mut pending = Pending::new(shard, Expect::DescribePortal);
+                if let Some(columns) = columns {
+                    columns.asked = true;
+                    pending.inside = Some(columns.inside.clone());
+                }
+                to_portal(s, shard, len, &name, pending).await
             }
         };
     }
@@ -544,7 +578,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     }
     s.extended.joins(&mut s.txn, shard);
     send_deferred(s, Some(shard), &snapshot).await?;
-    ensure(s, shard, &name);
+    ensure(s, shard, &name)?;
     if let (Some(prepared), Some(p)) = (s.extended.statements.get(&name), s.txn.participant(shard)) {
         frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
         let mut pending = Pending::new(shard, Expect::DescribeStatement);
@@ -567,6 +601,12 @@ async fn to_portal(s: &mut Session, shard: ShardId, len: usize, name: &Name, pen
         return Err(no_portal(name).into());
     }
     s.extended.joins(&mut s.txn, shard);
+    if pending.expect == Expect::Execute && pending.inside.is_some() {
+        let Some(Portal::On { columns: Some(columns), .. }) = s.extended.portals.get_mut(name) else {
+            return Err(no_portal(name).into());
+        };
+        oids::ask(&mut s.txn, &mut s.run, shard, name, columns);
+    }
     if let Some(p) = s.txn.participant(shard) {
         p.link().send(&s.client.input[..len]);
     }
@@ -586,10 +626,11 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
             send_deferred(s, None, &snapshot).await?;
             control::execute(s, &control, &text, Voice::Extended, &snapshot).await
         }
-        Some(Portal::On { shard, template }) => {
-            let pending = Pending::new(shard, Expect::Execute)
+        Some(Portal::On { shard, template, columns }) => {
+            let mut pending = Pending::new(shard, Expect::Execute)
                 .writes(!template.read_only)
                 .effect(temporaries::pin(&template));
+            pending.inside = columns.map(|c| c.inside);
             to_portal(s, shard, len, &name, pending).await?;
             temporaries::sent(&mut s.txn, &template, shard);
             s.extended.declared(&template, shard);

@@ -18,6 +18,8 @@
 //!   everything is skipped until Sync.
 //! - Statements are prepared on links under names that belong to text, types and settings ([`statements`]); a client's name is
 //!   its own affair.
+//! - Clients know the default shard's object ids. What is said to a shard that has others, and what it says, is translated
+//!   ([`oids`], [`catalog::oids`](crate::catalog::oids)), and nothing is sent to a shard whose ids have not been read.
 //!
 //! - Temporary relations hide others of the same name. What a session has of them is asked of the server whenever it
 //!   may have changed ([`temporaries`]), and the planner reads names with it; the link is held as long as it has any.
@@ -34,6 +36,7 @@ mod control;
 mod copy;
 pub mod database;
 mod extended;
+mod oids;
 pub mod registry;
 pub mod run;
 mod simple;

@@ -200,6 +200,10 @@ impl Session {
             return Ok(());
         };
         let tag = header.tag;
+        // Types that nobody has told of: temporary ones if the session has such, else new ones.
+        if std::mem::take(&mut self.run.news) {
+            self.schema_dirty |= self.txn.participants().iter().all(|p| !p.link_ref().pinned);
+        }
         if self.schema_dirty && self.run.copy_in.is_none() {
             self.drain().await?;
             if !self.txn.in_block() {
@@ -345,7 +349,12 @@ impl Session {
             self.hints = baseline::hints(&effective);
             self.txn.set_default_one_snapshot(self.baseline.one_snapshot(&effective));
         }
-        self.database.current()
+        let snapshot = self.database.current()?;
+        let oids = &snapshot.catalog.oids;
+        if !self.run.oids.is(oids) && oids.is_for(snapshot.map.default_shard.0) {
+            self.run.oids = oids.clone();
+        }
+        Ok(snapshot)
     }
 
     /// The shard of a route that has one now.
@@ -389,6 +398,10 @@ impl Session {
         self.txn.admit(shard, how.writes, how.reads, |s| snapshot.map.shard(s).name.to_string())?;
         let deadline = Instant::now() + self.database.options.checkout_timeout;
         self.txn.lease(shard, deadline).await?;
+        if let Err(e) = self.know_ids(shard, snapshot).await {
+            self.txn.release(shard);
+            return Err(e.into());
+        }
         let count = self.txn.enlist(shard, how.describe_only, replaced);
         self.run.injected(shard, count);
         if how.apart && count > 0 && !self.extended.group.contains(&shard) {

@@ -11,7 +11,7 @@ use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::{extended, temporaries};
+use crate::session::{extended, oids, temporaries};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::scan::Hints;
@@ -185,6 +185,7 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
         s.run.ready();
         return Ok(());
     };
+    copy_fits(s, len, 0, &template, shard, snapshot).await?;
     // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.
     s.barrier |= s.enlist(shard, how(&template), snapshot).await? > 0;
     s.extended.declared(&template, shard);
@@ -256,6 +257,22 @@ pub(super) fn how(template: &Template) -> Enlist {
     Enlist { writes: !template.read_only, reads: !template.reads_no_rows(), describe_only: false, apart }
 }
 
+/// Whether a statement is no COPY that the shard cannot be given.
+async fn copy_fits(
+    s: &mut Session,
+    len: usize,
+    piece: usize,
+    template: &Template,
+    shard: ShardId,
+    snapshot: &Snapshot,
+) -> Result<()> {
+    if template.class != Class::Copy || shard == snapshot.map.default_shard {
+        return Ok(());
+    }
+    let (text, piece) = (text_of(s, len)?.to_owned(), s.scan.pieces[piece].clone());
+    oids::copy_fits(s, shard, &text, &piece, snapshot).await
+}
+
 /// What must be waited for before the next message has a meaning.
 async fn after(s: &mut Session, template: &Template) -> Served<()> {
     if matches!(template.class, Class::Copy) {
@@ -288,6 +305,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let (mut writes, mut reads, mut apart, mut schema) = (false, false, false, false);
     // Names of later statements mean what they mean once the temporary relations are known.
     let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
+    let mut copies: Vec<(usize, Arc<Template>)> = Vec::new();
     for piece in 0..pieces {
         let (template, route) = planned(s, len, piece, snapshot).await?;
         match control::of(&template, piece_text(s, len, piece)?) {
@@ -306,6 +324,9 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 reads |= how.reads;
                 apart |= how.apart;
                 schema |= matches!(template.class, Class::Ddl { temp: false });
+                if template.class == Class::Copy {
+                    copies.push((piece, template.clone()));
+                }
                 let route = match route {
                     Route::Default => Route::Single(s.settle_route(route, snapshot)?),
                     route => route,
@@ -335,6 +356,9 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     if together {
         (0..pieces).for_each(|_| crate::metrics::statement(RouteKind::Single));
         s.drain().await?;
+        for (piece, template) in &copies {
+            copy_fits(s, len, *piece, template, shard, snapshot).await?;
+        }
         s.enlist(shard, Enlist { writes, reads, apart, describe_only: false }, snapshot).await?;
         if touches {
             s.txn.touches_temporaries(shard);
@@ -416,6 +440,7 @@ async fn statement_of_many(
     if !s.txn.in_block() {
         s.txn.open(implicit());
     }
+    copy_fits(s, len, piece, &template, shard, snapshot).await?;
     s.enlist(shard, how(&template), snapshot).await?;
     s.extended.declared(&template, shard);
     temporaries::sent(&mut s.txn, &template, shard);

@@ -8,6 +8,7 @@
 //! - [`frontend`] what clients send: views over a frame's body, and writers
 //! - [`backend`] what servers send: likewise
 //! - [`startup`] the first packet of a connection, which has no tag
+//! - [`renumber`] object ids in descriptions and binary values, changed in place
 //! - [`scram`], [`md5`] password exchanges, both sides
 //! - [`values`] key values from text and binary, exactly as Postgres reads them, or not at all;
 //!   `numeric` and `datetime` are its two long stories, [`array`] walks array parameters
@@ -49,6 +50,7 @@ pub mod frame;
 pub mod frontend;
 pub mod md5;
 mod numeric;
+pub mod renumber;
 pub mod scram;
 pub mod startup;
 pub mod values;
