@@ -3,7 +3,7 @@
 use super::program::{CATALOGS, Goal, KeyColumn, NewColumn, NewRow, Node, Rows, Sharded, Tables, Value};
 use super::value::{Doubt, Fit, Inputs};
 use super::{Explanation, Route, refuse};
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 use crate::shards::{KeyspaceId, Located, ShardId, ShardMap, ShardSet};
 use crate::sql::facts::{CmpOp, Operand};
 use crate::wire::values::KeyValue;
@@ -132,7 +132,10 @@ impl<'a> Evaluation<'a> {
         for (i, sharded) in tables.sharded.iter().enumerate() {
             let found = match &sharded.rows {
                 Rows::Where(node) => self.node(node, sharded)?,
-                Rows::Inserted(rows) => Found::Only(self.inserted(rows, sharded)?),
+                Rows::Inserted(rows) => {
+                    let read_as_well = tables.sharded.len() > 1 || !tables.pinned.is_empty();
+                    Found::Only(self.inserted(rows, sharded, read_as_well)?)
+                }
             };
             match found {
                 Found::All => {
@@ -213,7 +216,7 @@ impl<'a> Evaluation<'a> {
         let contradiction = |map: &ShardMap, what: String, shards: &ShardSet| {
             Route::Reject(
                 Error::client(
-                    crate::error::SqlState::INVALID_PARAMETER_VALUE,
+                    SqlState::INVALID_PARAMETER_VALUE,
                     format!(
                         "the hint names shard {}, but {what} on {}",
                         map.shard(hinted).name,
@@ -411,6 +414,9 @@ impl<'a> Evaluation<'a> {
             Ok(Located::Miss) => {
                 Err(Stop::Miss(sharded.keyspace, key.iter().cloned().map(KeyValue::into_owned).collect()))
             }
+            Err(_) if self.map.keyspace(sharded.keyspace).is_out_of_range(key) => {
+                Ok(Found::Only(ShardSet::empty()))
+            }
             // No shard owns it. What that means is the map's to say: refused if the route needs it.
             Err(error) => {
                 self.doubt.get_or_insert(error);
@@ -427,23 +433,42 @@ impl<'a> Evaluation<'a> {
     }
 
     /// The shards of inserted rows: each row's key must be known.
-    fn inserted(&mut self, rows: &'a [NewRow], sharded: &'a Sharded) -> Result<ShardSet, Stop> {
+    ///
+    /// `read_as_well`: other tables of the statement say where it runs. A number that the column cannot hold is then for
+    /// the server to refuse, if there is a row that has it.
+    fn inserted(
+        &mut self,
+        rows: &'a [NewRow],
+        sharded: &'a Sharded,
+        read_as_well: bool,
+    ) -> Result<ShardSet, Stop> {
         let mut shards = ShardSet::empty();
         for row in rows {
-            // Nearly every row: one constant for each key column.
-            let mut key: SmallVec<[KeyValue<'a>; 2]> = SmallVec::new();
-            for (value, column) in row.0.iter().zip(&sharded.key) {
-                if let Some(Value::One(operand)) = value {
-                    key.push(self.stored(operand, sharded, column)?);
-                }
+            match self.shards_of_row(row, sharded) {
+                Ok(found) => shards.union(&found),
+                Err(Stop::Refuse(e))
+                    if read_as_well && e.sqlstate() == SqlState::NUMERIC_VALUE_OUT_OF_RANGE => {}
+                Err(stop) => return Err(stop),
             }
-            if key.len() == sharded.key.len() {
-                shards.insert(self.owner_of_row(&key, sharded)?);
-                continue;
+        }
+        Ok(shards)
+    }
+
+    fn shards_of_row(&mut self, row: &'a NewRow, sharded: &'a Sharded) -> Result<ShardSet, Stop> {
+        let mut shards = ShardSet::empty();
+        // Nearly every row: one constant for each key column.
+        let mut key: SmallVec<[KeyValue<'a>; 2]> = SmallVec::new();
+        for (value, column) in row.0.iter().zip(&sharded.key) {
+            if let Some(Value::One(operand)) = value {
+                key.push(self.stored(operand, sharded, column)?);
             }
-            for key in self.new_keys(row, sharded)? {
-                shards.insert(self.owner_of_row(&key, sharded)?);
-            }
+        }
+        if key.len() == sharded.key.len() {
+            shards.insert(self.owner_of_row(&key, sharded)?);
+            return Ok(shards);
+        }
+        for key in self.new_keys(row, sharded)? {
+            shards.insert(self.owner_of_row(&key, sharded)?);
         }
         Ok(shards)
     }
@@ -465,9 +490,9 @@ impl<'a> Evaluation<'a> {
     fn inserted_where_known(&mut self, rows: &'a [NewRow], sharded: &'a Sharded) -> Result<Found, Stop> {
         let mut shards = ShardSet::empty();
         for row in rows {
-            match self.inserted(std::slice::from_ref(row), sharded) {
+            match self.inserted(std::slice::from_ref(row), sharded, false) {
                 Ok(found) => shards.union(&found),
-                Err(Stop::Refuse(e)) if e.sqlstate() == crate::error::SqlState::FEATURE_NOT_SUPPORTED => {}
+                Err(Stop::Refuse(e)) if e.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED => {}
                 Err(stop) => return Err(stop),
             }
         }

@@ -134,6 +134,12 @@ impl Keyspace {
         }
     }
 
+    /// Whether no shard can have rows of that key: every key that has an owner is in a range. A directory is
+    /// another matter, because an entry that is missing by mistake must not make rows look as if they were not there.
+    pub fn is_out_of_range(&self, key: &[KeyValue<'_>]) -> bool {
+        self.accepts(key) && matches!(&self.mapping, Mapping::Range(ranges) if ranges.locate(key).is_none())
+    }
+
     /// Shards that can hold keys between two bounds of the first column; `None` = cannot narrow.
     pub fn locate_range(&self, low: Bound<&KeyValue<'_>>, high: Bound<&KeyValue<'_>>) -> Option<ShardSet> {
         let first = *self.types.first()?;
