@@ -90,6 +90,12 @@ create function mixed(int) returns int language sql immutable as 'select $1';
 create function mixed(text) returns int language sql volatile as 'select 1';
 create function add_up(int, int) returns int language plpgsql stable as 'begin return $1 + $2; end';
 create aggregate total(int) (sfunc = add_up, stype = int, initcond = '0');
+create function same_sort(int, int) returns boolean language sql stable as 'select $1 % 2 = $2 % 2';
+create operator === (function = same_sort, leftarg = int, rightarg = int);
+create operator ==== (function = pg_catalog.int4eq, leftarg = int, rightarg = int);
+create type wrapped as (i int);
+create function wrap(int) returns wrapped language sql stable as 'select row($1)::wrapped';
+create cast (int as wrapped) with function wrap(int) as assignment;
 create procedure work() language plpgsql as 'begin end';
 "#;
 
@@ -167,6 +173,15 @@ async fn a_catalog_has_what_the_server_has() {
     assert_eq!(function("pg_catalog", "rank").0, b'a', "a window function, too; the aggregate counts");
     assert!(!catalog.functions.contains_key(&name("pg_catalog", "lower")));
 
+    let operators: Vec<_> = catalog
+        .operators
+        .iter()
+        .map(|o| (&*o.name.name, o.builtin_operands, &*o.function.name, o.opaque))
+        .collect();
+    assert_eq!(operators, [("===", true, "same_sort", true), ("====", true, "int4eq", false)]);
+    let [cast] = &catalog.opaque_casts[..] else { panic!("{:?}", catalog.opaque_casts) };
+    assert_eq!((&*cast.target, &*cast.function.name, cast.unasked), ("wrapped", "wrap", true));
+
     let mood = catalog.types[&name("public", "mood")];
     assert_eq!(mood.0, mood.1);
     assert_eq!(column("feeling").type_oid, mood.0);
@@ -219,6 +234,9 @@ async fn what_matters_is_noticed_and_what_does_not_is_not() {
         "create or replace function s.f() returns int language plpgsql stable as 'begin return 1; end'",
         "create type s.e as enum ('a')",
         "create domain s.d as int",
+        "create operator s.=== (function = pg_catalog.int4eq, leftarg = int, rightarg = int)",
+        "create function s.g(s.e) returns int language sql as 'select 1'",
+        "create cast (s.e as int) with function s.g(s.e)",
         "create trigger tr before insert on s.u for each row execute function touch()",
         "drop trigger tr on s.u",
         "create table s.c () inherits (s.u)",

@@ -3,7 +3,9 @@
 use crate::backend::backends::Backends;
 use crate::backend::link::Link;
 use crate::backend::question::Row;
-use crate::catalog::{Catalog, Column, Function, QualifiedName, Table, TableKind, Volatility};
+use crate::catalog::{
+    Catalog, Column, Function, OpaqueCast, Operator, QualifiedName, Table, TableKind, Volatility,
+};
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -60,9 +62,9 @@ impl Schema {
 pub async fn load(link: &mut Link) -> Result<Catalog> {
     let mut answers = link.script(CATALOG).await.map_err(|e| named_right(link, e))?;
     answers.pop(); // COMMIT
-    let start = answers.len().saturating_sub(8);
-    let Ok([version, schemas, relations, columns, keys, inheritance, functions, types]) =
-        <[Vec<Row>; 8]>::try_from(answers.split_off(start))
+    let start = answers.len().saturating_sub(10);
+    let Ok([version, schemas, relations, columns, keys, inheritance, functions, types, operators, casts]) =
+        <[Vec<Row>; 10]>::try_from(answers.split_off(start))
     else {
         return Err(link.nonsense("fewer answers than questions"));
     };
@@ -108,6 +110,26 @@ pub async fn load(link: &mut Link) -> Result<Catalog> {
         let [schema, name, oid, base] = row.cells()?;
         let name = QualifiedName { schema: names.one(text(schema)?), name: names.one(text(name)?) };
         catalog.types.insert(name, (number(oid)?, number(base)?));
+    }
+    for row in &operators {
+        let [schema, name, builtin, function_schema, function, opaque] = row.cells()?;
+        catalog.operators.push(Operator {
+            name: QualifiedName { schema: names.one(text(schema)?), name: names.one(text(name)?) },
+            builtin_operands: text(builtin)? == "t",
+            function: QualifiedName {
+                schema: names.one(text(function_schema)?),
+                name: names.one(text(function)?),
+            },
+            opaque: text(opaque)? == "t",
+        });
+    }
+    for row in &casts {
+        let [target, schema, function, unasked] = row.cells()?;
+        catalog.opaque_casts.push(OpaqueCast {
+            target: names.one(text(target)?),
+            function: QualifiedName { schema: names.one(text(schema)?), name: names.one(text(function)?) },
+            unasked: text(unasked)? == "t",
+        });
     }
     Ok(catalog)
 }
@@ -250,6 +272,8 @@ fn same(a: &Catalog, b: &Catalog) -> bool {
         && a.tables == b.tables
         && a.functions == b.functions
         && a.types == b.types
+        && a.operators == b.operators
+        && a.opaque_casts == b.opaque_casts
         && a.schemas == b.schemas
 }
 

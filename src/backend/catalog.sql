@@ -118,4 +118,25 @@ join pg_catalog.pg_namespace n on n.oid = t.typnamespace
 left join base b on b.oid = t.oid
 where n.nspname !~ '^pg_';
 
+-- operators of users; opaque: the function has a body in SQL or a procedural language and is not immutable
+select n.nspname, o.oprname, o.oprleft < 16384 and o.oprright < 16384, m.nspname, p.proname,
+    p.provolatile <> 'i' and l.lanname not in ('internal', 'c')
+from pg_catalog.pg_operator o
+join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+join pg_catalog.pg_proc p on p.oid = o.oprcode
+join pg_catalog.pg_namespace m on m.oid = p.pronamespace
+join pg_catalog.pg_language l on l.oid = p.prolang
+where n.nspname <> 'pg_catalog'
+order by o.oid;
+
+-- casts by such functions
+select t.typname, m.nspname, p.proname, c.castcontext <> 'e'
+from pg_catalog.pg_cast c
+join pg_catalog.pg_type t on t.oid = c.casttarget
+join pg_catalog.pg_proc p on p.oid = c.castfunc
+join pg_catalog.pg_namespace m on m.oid = p.pronamespace
+join pg_catalog.pg_language l on l.oid = p.prolang
+where p.provolatile <> 'i' and l.lanname not in ('internal', 'c') and p.oid >= 16384
+order by c.oid;
+
 commit;

@@ -34,6 +34,10 @@ select pg_catalog.concat_ws('/',
         where not t.tgisinternal),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(k.oid, k.convalidated), 0)) from pg_catalog.pg_constraint k
         where k.contype = 'n' and k.conrelid <> 0),
+    (select pg_catalog.sum(pg_catalog.hash_record_extended(row(o.oid, o.xmin::text), 0)) from pg_catalog.pg_operator o
+        where o.oid >= 16384),
+    (select pg_catalog.sum(pg_catalog.hash_record_extended(row(c.oid, c.xmin::text), 0)) from pg_catalog.pg_cast c
+        where c.oid >= 16384),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(l.oid, l.collisdeterministic), 0))
         from pg_catalog.pg_collation l where l.oid >= 16384),
     pg_catalog.current_setting('server_version_num'))

@@ -110,6 +110,27 @@ pub struct Function {
     pub may_read_tables: bool,
 }
 
+/// An operator outside pg_catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub name: QualifiedName,
+    /// its operands are of types that Postgres has itself: it may be meant where one of Postgres's own is expected
+    pub builtin_operands: bool,
+    pub function: QualifiedName,
+    /// the function has a body that may read tables, and is not immutable
+    pub opaque: bool,
+}
+
+/// A cast whose function has a body that may read tables and is not immutable. Others are as good as built in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpaqueCast {
+    /// name of the type that is cast to
+    pub target: Arc<str>,
+    pub function: QualifiedName,
+    /// also without being asked for: implicit, or in assignments
+    pub unasked: bool,
+}
+
 /// The schema of one logical database, as its default shard has it.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
@@ -122,6 +143,9 @@ pub struct Catalog {
     pub functions: HashMap<QualifiedName, Arc<Function>>,
     /// names of types outside pg_catalog -> (oid, base type oid of a domain or its own oid)
     pub types: HashMap<QualifiedName, (u32, u32)>,
+    /// outside pg_catalog
+    pub operators: Vec<Operator>,
+    pub opaque_casts: Vec<OpaqueCast>,
     /// schemas that exist
     pub schemas: std::collections::HashSet<Arc<str>>,
     /// from the object ids of other shards to those of this one

@@ -25,6 +25,7 @@
 
 mod calls;
 mod expr;
+mod hidden;
 mod names;
 mod pred;
 mod query;
@@ -250,7 +251,10 @@ fn read(
     let (statement, removed) =
         text::parse(sql, start, Some(literals)).map_err(|e| at_piece(e, text, start))?;
 
-    let trusted = scope.search_path.iter().position(|s| &**s == "pg_catalog").is_none_or(|i| i == 0);
+    // A type of the user's own session comes before Postgres's.
+    let trusted = scope.search_path.iter().position(|s| &**s == "pg_catalog").is_none_or(|i| i == 0)
+        && !hidden::redefines_comparison(scope)
+        && !scope.temporaries.iter().any(|t| expr::is_key_type(t));
     let mut resolver = Resolver {
         scope,
         text: Text::Statement { literals },
@@ -273,6 +277,7 @@ fn read(
         symmetric: removed.symmetric,
         passed_rules: false,
     };
+    resolver.hidden_calls(text, start..piece.span.end);
     let output = match &statement {
         Statement::Query(query) => resolver.query(query, None, None)?,
         write

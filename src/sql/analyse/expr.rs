@@ -870,23 +870,29 @@ pub(super) fn type_oid(ty: &DataType) -> Option<u32> {
                 [schema, name] if **schema == *"pg_catalog" => name,
                 _ => return None,
             };
-            match &**base {
-                "int2" => oid::INT2,
-                "int4" => oid::INT4,
-                "int8" => oid::INT8,
-                "numeric" => oid::NUMERIC,
-                "text" => oid::TEXT,
-                "varchar" => oid::VARCHAR,
-                "uuid" => oid::UUID,
-                "date" => oid::DATE,
-                "timestamp" => oid::TIMESTAMP,
-                "timestamptz" => oid::TIMESTAMPTZ,
-                "bytea" => oid::BYTEA,
-                _ => return None,
-            }
+            KEY_TYPES.iter().find(|(name, _)| *name == &**base)?.1
         }
         _ => return None,
     })
+}
+
+const KEY_TYPES: [(&str, u32); 11] = [
+    ("int2", oid::INT2),
+    ("int4", oid::INT4),
+    ("int8", oid::INT8),
+    ("numeric", oid::NUMERIC),
+    ("text", oid::TEXT),
+    ("varchar", oid::VARCHAR),
+    ("uuid", oid::UUID),
+    ("date", oid::DATE),
+    ("timestamp", oid::TIMESTAMP),
+    ("timestamptz", oid::TIMESTAMPTZ),
+    ("bytea", oid::BYTEA),
+];
+
+/// Whether Postgres has a type of that name which a key can be of.
+pub(super) fn is_key_type(name: &str) -> bool {
+    KEY_TYPES.iter().any(|(known, _)| *known == name)
 }
 
 fn array_type(ty: &DataType) -> Option<u32> {

@@ -1332,6 +1332,7 @@ impl<'a> Resolver<'a> {
         let Statement::Query(query) = statement else {
             return self.unsupported(&format!("the definition of the view {}", table.name.name));
         };
+        self.hidden_calls(definition, 0..definition.len() as u32);
         self.views.push(table.name.clone());
         let outer_text = std::mem::replace(&mut self.text, Text::View(definition));
         let outer_path = std::mem::take(&mut self.search_path);

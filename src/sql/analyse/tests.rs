@@ -37,7 +37,7 @@ pub(super) fn table(schema: &str, name: &str, columns: &[(&str, u32)]) -> Table 
     }
 }
 
-fn catalog() -> Catalog {
+pub(super) fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     let mut add = |t: Table| {
         catalog.tables.insert(t.name.clone(), Arc::new(t));
