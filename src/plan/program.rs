@@ -6,7 +6,9 @@ use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::Error;
 use crate::shards::{KeyspaceId, ShardId, ShardMap, ShardSet, TableRule};
 use crate::sql::class::Class;
-use crate::sql::facts::{Access, CmpOp, Cond, Facts, Operand, OperandSource, SessionEffect};
+use crate::sql::facts::{
+    Access, CmpOp, Cond, Conflict, Facts, Occurrence, Operand, OperandSource, SessionEffect,
+};
 use crate::wire::values::KeyType;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
@@ -172,7 +174,12 @@ pub(super) fn tables(
                     out.refuse(refuse::copy_in(&table.name));
                 }
                 match key_columns(table, &key, &map.keyspace(keyspace).types) {
-                    Ok(key) => out.shard(occurrence, keyspace, key),
+                    Ok(key) => {
+                        if conflicts_elsewhere(occurrence, &key) {
+                            out.refuse(refuse::conflict_elsewhere(&table.name, &key));
+                        }
+                        out.shard(occurrence, keyspace, key)
+                    }
                     Err(e) => out.refuse(e),
                 }
             }
@@ -229,7 +236,9 @@ pub(super) fn key_is_assigned(facts: &Facts, snapshot: &Snapshot) -> Option<Erro
         match effective_rule(table, snapshot) {
             Ok(TableRule::Sharded { key, .. }) => {
                 let of_key = |column: usize| key.iter().any(|k| **k == *table.columns[column].name);
-                let assigned = occurrence.assigns.iter().any(|(column, _)| of_key(*column));
+                let assigned = occurrence.assigns.iter().any(|(column, _)| of_key(*column))
+                    || !occurrence.assigns.is_empty()
+                        && table.columns.iter().any(|c| c.generated && key.contains(&c.name));
                 assigned.then(|| refuse::key_of_cursor_row(&table.name))
             }
             Ok(_) => None,
@@ -251,13 +260,8 @@ impl Tables {
         }
     }
 
-    fn shard(
-        &mut self,
-        occurrence: &crate::sql::facts::Occurrence,
-        keyspace: KeyspaceId,
-        key: SmallVec<[KeyColumn; 1]>,
-    ) {
-        let compiler = Compiler { key: &key };
+    fn shard(&mut self, occurrence: &Occurrence, keyspace: KeyspaceId, key: SmallVec<[KeyColumn; 1]>) {
+        let compiler = Compiler { key: &key, table: &occurrence.table };
         let new_key = compiler.new_key(&occurrence.must, &occurrence.assigns, occurrence.access);
         let rows = match occurrence.access {
             Access::Insert => Rows::Inserted(compiler.inserted(&occurrence.must)),
@@ -380,6 +384,30 @@ fn key_columns(
             Ok(KeyColumn { column: Some(column), name: name.clone(), actual, typmod: facts.typmod, ordered })
         })
         .collect()
+}
+
+/// Whether ON CONFLICT may mean a row of another shard: one whose key need not be that of the new row.
+fn conflicts_elsewhere(occurrence: &Occurrence, key: &[KeyColumn]) -> bool {
+    let has_key = |unique: &[usize]| key.iter().all(|k| k.column.is_none_or(|c| unique.contains(&c)));
+    match &occurrence.conflict {
+        Conflict::None => false,
+        Conflict::Columns(columns) => !has_key(columns),
+        Conflict::Any => !occurrence.table.unique.iter().all(|unique| has_key(unique)),
+    }
+}
+
+/// Whether assigning these columns changes the key of a row: it does if the key is computed from one of them.
+fn computed_from(table: &Table, key: &KeyColumn, assigns: &[(usize, Option<Operand>)]) -> bool {
+    let Some(column) = key.column.and_then(|c| table.columns.get(c)).filter(|c| c.generated) else {
+        return false;
+    };
+    // The expression is text; a name that is part of another one refuses too much, never too little.
+    let names_it = |assigned: &str| {
+        column.default.as_deref().is_none_or(|expression| {
+            expression.contains(assigned) || expression.contains(&assigned.replace('"', "\"\""))
+        })
+    };
+    assigns.iter().any(|(assigned, _)| table.columns.get(*assigned).is_none_or(|c| names_it(&c.name)))
 }
 
 /// Tables that the catalog does not have: the default shard's Postgres knows whether they are temporary, or says
@@ -557,6 +585,7 @@ pub(super) fn by_class(class: &Class, map: &ShardMap) -> Option<Goal> {
 /// Compiles conditions of one occurrence.
 struct Compiler<'a> {
     key: &'a [KeyColumn],
+    table: &'a Table,
 }
 
 /// Per key column the equalities that hold, each a list of alternatives. Enclosing ANDs add to it.
@@ -741,7 +770,10 @@ impl Compiler<'_> {
         assigns: &[(usize, Option<Operand>)],
         access: Access,
     ) -> Option<Vec<NewColumn>> {
-        if !assigns.iter().any(|(column, _)| self.position(*column).is_some()) {
+        let computed = |position: usize| computed_from(self.table, &self.key[position], assigns);
+        if !assigns.iter().any(|(column, _)| self.position(*column).is_some())
+            && !(0..self.key.len()).any(computed)
+        {
             return None;
         }
         // What ON CONFLICT finds is another row: only its shard is known, not its key.
@@ -762,6 +794,7 @@ impl Compiler<'_> {
                 let mut assigned =
                     assigns.iter().filter(|(column, _)| self.position(*column) == Some(position));
                 match (assigned.next(), assigned.next()) {
+                    _ if computed(position) => NewColumn::Unknown,
                     (Some((_, Some(operand))), None) => NewColumn::Assigned(operand.clone()),
                     (Some(_), _) => NewColumn::Unknown,
                     (None, _) => kept(position).unwrap_or(NewColumn::Unknown),

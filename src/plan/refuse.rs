@@ -273,6 +273,16 @@ pub(super) fn cascade() -> Error {
         .hint(format!("Name the tables and leave CASCADE out, or {HINTED}."))
 }
 
+pub(super) fn conflict_elsewhere(table: &QualifiedName, key: &[KeyColumn]) -> Error {
+    let table = label(table);
+    let key: Vec<&str> = key.iter().map(|k| &*k.name).collect();
+    let key = key.join(", ");
+    Error::unsupported(format!("the row that conflicts with a new row of \"{table}\" may be on another shard"))
+        .hint(format!(
+            "Name columns of a unique key that has the shard key in it: ON CONFLICT ({key}, ...). A unique key without ({key}) holds on each shard only."
+        ))
+}
+
 pub(super) fn key_of_cursor_row(table: &QualifiedName) -> Error {
     Error::unsupported(format!(
         "this statement assigns the shard key of \"{}\" where a cursor stands, and the new shard is not known",

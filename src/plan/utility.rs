@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::shards::ShardMap;
 use crate::sql::analyse::{self, NotUnderstood, Scope, analyse, analyse_from};
 use crate::sql::class::Class;
-use crate::sql::facts::{Access, Cond, Facts, FunctionUse, Occurrence};
+use crate::sql::facts::{Access, Cond, Conflict, Facts, FunctionUse, Occurrence};
 use crate::sql::lex::{Kind, Lexer, Token};
 use crate::sql::utility::{Name, copy_target, tables_named};
 use std::sync::Arc;
@@ -106,6 +106,7 @@ fn name(facts: &mut Facts, name: &Name, access: Access, scope: &Scope<'_>) {
             access,
             must: Cond::True,
             assigns: Vec::new(),
+            conflict: Conflict::None,
             span: name.span.clone(),
         }),
         None => facts.unknown_tables.push(match &name.schema {

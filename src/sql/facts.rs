@@ -86,14 +86,28 @@ impl Access {
     }
 }
 
+/// What an ON CONFLICT takes for a conflict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Conflict {
+    /// there is no ON CONFLICT
+    #[default]
+    None,
+    /// a row that has equal values in these columns, at least
+    Columns(Vec<usize>),
+    /// a row that violates any unique key of the table, or one that is named
+    Any,
+}
+
 /// One mention of a table in a statement. Views are expanded: their tables are mentioned instead.
 #[derive(Debug, Clone)]
 pub struct Occurrence {
     pub table: Arc<Table>,
     pub access: Access,
     pub must: Cond,
-    /// key columns that an UPDATE (or ON CONFLICT DO UPDATE, MERGE) assigns: (column, new value if constant)
+    /// columns that an UPDATE (or ON CONFLICT DO UPDATE, MERGE) assigns: (column, new value if constant)
     pub assigns: Vec<(usize, Option<Operand>)>,
+    /// of an INSERT: which rows its ON CONFLICT looks for
+    pub conflict: Conflict,
     /// where the name stands in the text, for errors
     pub span: Range<u32>,
 }

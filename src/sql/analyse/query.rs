@@ -10,7 +10,7 @@ use super::text::{self, Text, too_complex};
 use super::{NotUnderstood, Scope};
 use crate::catalog::{Column, QualifiedName, Table, TableKind};
 use crate::error::Error;
-use crate::sql::facts::{Access, Cond, Facts, FunctionUse, Occurrence, Operand, SessionEffect};
+use crate::sql::facts::{Access, Cond, Conflict, Facts, FunctionUse, Occurrence, Operand, SessionEffect};
 use crate::wire::values::oid;
 use sqlparser::ast::{
     Distinct, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, JoinConstraint, JoinOperator, LimitClause,
@@ -1283,6 +1283,7 @@ impl<'a> Resolver<'a> {
             access,
             must: Cond::True,
             assigns: Vec::new(),
+            conflict: Conflict::None,
             span,
         });
         self.musts.push(always());

@@ -248,11 +248,9 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Removed) {
             }
             Some("conflict") if matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::LParen)) => {
                 out.push(tokens[i].clone());
-                let skipped = conflict_target(&tokens, i + 1);
-                if let Some(columns) = plain_list(&tokens, i + 1) {
-                    out.extend_from_slice(columns);
-                }
-                skipped + 1
+                let target = conflict_target(&tokens, i + 1);
+                out.extend(conflict_columns(&tokens[i + 1..i + 1 + target]));
+                target + 1
             }
             // the old way to say that children are read as well
             _ if tokens[i].token == Token::Mul && is_behind_table(&tokens, i) => 1,
@@ -403,7 +401,46 @@ impl SetList {
     }
 }
 
-/// Tokens from the parenthesis of a conflict target up to DO: it names an index, nothing that routes.
+/// A conflict target with nothing but its plain columns; expressions, collations and the predicate are left out.
+fn conflict_columns(target: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
+    let Some(open) = target.first() else { return Vec::new() };
+    let mut out = vec![open.clone()];
+    let mut depth = 0usize;
+    for (i, token) in target.iter().enumerate() {
+        match &token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => {
+                depth -= 1;
+                if depth == 0 {
+                    if out.len() == 1 {
+                        // the parser wants one: no column is called so
+                        out.push(TokenWithSpan { token: Token::Word(nameless()), span: token.span });
+                    }
+                    out.push(token.clone());
+                    break;
+                }
+            }
+            Token::Word(_)
+                if depth == 1
+                    && matches!(target[i - 1].token, Token::LParen | Token::Comma)
+                    && matches!(target.get(i + 1).map(|t| &t.token), Some(Token::RParen | Token::Comma)) =>
+            {
+                if out.len() > 1 {
+                    out.push(TokenWithSpan { token: Token::Comma, span: token.span });
+                }
+                out.push(token.clone());
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+fn nameless() -> Word {
+    Word { value: String::new(), quote_style: Some('"'), keyword: Keyword::NoKeyword }
+}
+
+/// Tokens from the parenthesis of a conflict target up to DO: it names an index.
 fn conflict_target(tokens: &[TokenWithSpan], from: usize) -> usize {
     let mut depth = 0usize;
     for (n, token) in tokens[from..].iter().enumerate() {
@@ -415,17 +452,6 @@ fn conflict_target(tokens: &[TokenWithSpan], from: usize) -> usize {
         }
     }
     0
-}
-
-/// A list of nothing but names, its parentheses included.
-fn plain_list(tokens: &[TokenWithSpan], open: usize) -> Option<&[TokenWithSpan]> {
-    let end = closing(tokens, open)?;
-    let plain = tokens[open + 1..end].iter().enumerate().all(|(n, t)| match t.token {
-        Token::Word(_) => n % 2 == 0,
-        Token::Comma => n % 2 == 1,
-        _ => false,
-    });
-    plain.then(|| &tokens[open..=end])
 }
 
 /// Where the statement inside EXPLAIN, DECLARE CURSOR, PREPARE or COPY stands.

@@ -8,7 +8,7 @@ use super::query::{Found, Item, Output, OutputField, Resolver, Result, span_of, 
 use super::rel::{Block, Grouping, Join, JoinKind, Rel};
 use crate::catalog::{Table, TableKind};
 use crate::error::{Error, SqlState};
-use crate::sql::facts::{Access, Operand};
+use crate::sql::facts::{Access, Conflict, Operand};
 use sqlparser::ast::{
     Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Ident, Insert, Merge, MergeAction,
     MergeClauseKind, MergeInsertKind, MergeUpdateKind, ObjectName, ObjectNamePart, OnConflictAction,
@@ -245,6 +245,12 @@ impl<'a> Resolver<'a> {
         self.musts[target.occurrence] = must;
         if let Some(on) = &insert.on {
             let OnInsert::OnConflict(on) = on else { return self.unsupported("a clause of this INSERT") };
+            self.occurrences[target.occurrence].conflict = match &on.conflict_target {
+                Some(ConflictTarget::Columns(columns)) => Conflict::Columns(
+                    columns.iter().filter_map(|c| target.column(&folded(c)).flatten()).collect(),
+                ),
+                Some(ConflictTarget::OnConstraint(_)) | None => Conflict::Any,
+            };
             if let OnConflictAction::DoUpdate(update) = &on.action {
                 let excluded: Vec<ColId> =
                     target.columns.clone().map(|c| self.column(self.type_of(c))).collect();
