@@ -5,10 +5,12 @@ use super::{Reading, Snapshot, Statement, refuse, utility};
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::Error;
 use crate::shards::{KeyspaceId, ShardId, ShardMap, ShardSet, TableRule};
+use crate::sql::analyse::{Scope, analyse};
 use crate::sql::class::Class;
 use crate::sql::facts::{
     Access, CmpOp, Cond, Conflict, Facts, Occurrence, Operand, OperandSource, SessionEffect,
 };
+use crate::sql::scan::Scan;
 use crate::wire::values::KeyType;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
@@ -158,6 +160,10 @@ pub(super) fn tables(
             out.refuse(refuse::view(&table.name));
             continue;
         }
+        if table.kind == TableKind::MaterializedView && !is_whole(table, snapshot, 0) {
+            out.refuse(refuse::materialized(&table.name));
+            continue;
+        }
         if table.has_rules && occurrence.access.writes() && occurrence.access != Access::Define {
             out.refuse(refuse::rules(&table.name));
         }
@@ -227,6 +233,41 @@ pub(super) fn tables(
         _ => {}
     }
     out
+}
+
+/// Whether a materialized view has all the rows that it would have on one Postgres: the map says where they are, or it
+/// was made from tables that its shard has whole.
+fn is_whole(table: &Table, snapshot: &Snapshot, depth: usize) -> bool {
+    const NESTED: usize = 16;
+    let Snapshot { map, catalog } = snapshot;
+    if map.tables.contains_key(&table.name) {
+        return true;
+    }
+    let (Some(definition), TableRule::Pinned(home)) =
+        (table.view_definition.as_deref(), map.rule(&table.name))
+    else {
+        // Of a schema that says where its rows are, or of a definition that is not known.
+        return table.view_definition.is_some() && map.schema_rule(&table.name.schema).is_some();
+    };
+    let mut scan = Scan::new();
+    if depth > NESTED || scan.scan(definition, true).is_err() {
+        return false;
+    }
+    // A definition is qualified throughout.
+    let scope = Scope { catalog, search_path: &[], temporaries: &[] };
+    let Ok(facts) = analyse(definition, &scan, 0, &scope) else { return false };
+    facts.unknown_tables.is_empty()
+        && !facts.hidden_tables
+        && facts.functions.iter().all(|f| !f.opaque)
+        && facts.occurrences.iter().all(|o| match effective_rule(&o.table, snapshot) {
+            Ok(TableRule::Reference) => true,
+            Ok(TableRule::Pinned(shard)) if shard == home => {
+                o.table.kind != TableKind::MaterializedView || is_whole(&o.table, snapshot, depth + 1)
+            }
+            Ok(TableRule::Pinned(_) | TableRule::Sharded { .. } | TableRule::SchemaKey { .. }) | Err(_) => {
+                false
+            }
+        })
 }
 
 /// WHERE CURRENT OF says nothing about the row, so its key may not be assigned.
@@ -491,6 +532,9 @@ fn functions(out: &mut Tables, facts: &Facts, statement: &Statement<'_>, snapsho
             out.pin(map.default_shard, format!("{name}()"));
         }
     }
+    if facts.makes_settings {
+        out.refuse(refuse::set_config());
+    }
     if facts.effects.contains(&SessionEffect::AdvisoryLock) {
         // A lock excludes others only if all ask the same server.
         out.pin(map.default_shard, "the advisory lock".into());
@@ -639,6 +683,9 @@ impl Compiler<'_> {
             }
             match part {
                 Cond::False => return Node::Nothing,
+                Cond::IsNull(column) if self.table.columns.get(*column).is_some_and(|c| c.not_null) => {
+                    return Node::Nothing;
+                }
                 Cond::Cmp(column, op, operand)
                     if self.position(*column) == Some(0) && self.key[0].ordered =>
                 {

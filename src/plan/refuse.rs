@@ -155,6 +155,17 @@ pub(super) fn view(name: &QualifiedName) -> Error {
         .hint(format!("Query its tables, or {HINTED}."))
 }
 
+pub(super) fn materialized(name: &QualifiedName) -> Error {
+    Error::unsupported(format!("materialized view \"{}\" has the rows of one shard only", label(name))).hint(format!(
+        "Query its tables, list it in the shard map if each shard has its part of it by a key, or {HINTED}."
+    ))
+}
+
+pub(super) fn set_config() -> Error {
+    Error::unsupported("a setting made by set_config() would be there on one shard only")
+        .hint("SET and SET LOCAL are repeated on every shard.")
+}
+
 pub(super) fn temporary_view(name: &str) -> Error {
     Error::unsupported(format!("writing through the temporary view \"{name}\" is not served"))
         .hint("Write to the table beneath the view.")

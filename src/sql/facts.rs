@@ -148,6 +148,8 @@ pub struct Facts {
     pub catalogs: bool,
     /// regclass literals, size functions and the like that name tables in strings: tables that are hidden
     pub hidden_tables: bool,
+    /// set_config() of a setting that changes what statements mean, or of one whose name is not known
+    pub makes_settings: bool,
     /// literals whose values the plan depends on (besides keys); relative indexes
     pub steering_literals: Vec<u32>,
     /// WHERE CURRENT OF: the cursor's name, folded. The statement belongs where that cursor is; `must` says nothing.

@@ -1,8 +1,10 @@
 //! What a function call may do besides computing.
 
 use super::query::Resolver;
+use super::text::Text;
 use crate::catalog::{QualifiedName, Volatility};
-use crate::sql::facts::{FunctionUse, SessionEffect};
+use crate::sql::facts::{FunctionUse, OperandSource, SessionEffect};
+use sqlparser::ast::Expr;
 use std::ops::Range;
 
 /// Aggregates of Postgres 15 to 18, for catalogs that were not read from a server; one that was has them all. One
@@ -163,6 +165,22 @@ const MEASURING: &[&str] = &[
     "pg_get_serial_sequence",
 ];
 
+/// Settings that change how a statement is run, and nothing of what it answers. A `*` stands for any end.
+const WITHOUT_MEANING: &[&str] = &[
+    "jit*",
+    "enable_*",
+    "work_mem",
+    "hash_mem_multiplier",
+    "plan_cache_mode",
+    "application_name",
+    "random_page_cost",
+    "seq_page_cost",
+    "effective_cache_size",
+    "max_parallel_workers_per_gather",
+    "statement_timeout",
+    "lock_timeout",
+];
+
 fn listed(list: &[&str], name: &str) -> bool {
     list.iter().any(|entry| match entry.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
@@ -208,6 +226,23 @@ impl Resolver<'_> {
         schema.into_iter().chain(path).filter_map(move |schema| {
             catalog.functions.get(&QualifiedName { schema: schema.into(), name: name.into() })
         })
+    }
+
+    /// Notes which setting a call of set_config() makes. Its name steers the plan: the next one may be another.
+    pub fn makes_setting(&mut self, setting: Option<&Expr>) {
+        let value = match setting {
+            Some(Expr::Value(v)) => Some(v),
+            _ => None,
+        };
+        let name = value.and_then(|v| v.value.clone().into_string());
+        if let Some(v) = value
+            && let Text::Statement { .. } = self.text
+            && let Some((OperandSource::Literal { index, .. }, _)) = self.text.literal(v)
+        {
+            self.facts.steering_literals.push(index);
+        }
+        self.facts.makes_settings |=
+            name.is_none_or(|name| !listed(WITHOUT_MEANING, &name.to_ascii_lowercase()));
     }
 
     /// Notes a call of that function.

@@ -69,8 +69,19 @@ impl Resolver<'_> {
                     self.walk(e, level, subs)?;
                     return Ok(always());
                 };
+                let null = |e: &Expr| matches!(peel(e), Expr::Value(v) if matches!(v.value, Value::Null));
+                let with_null = null(left) || null(right);
                 let left = self.scalar(left, level, subs)?;
                 let right = self.scalar(right, level, subs)?;
+                if comparison == Comparison::Equal && with_null {
+                    // `x IS NULL` under transform_null_equals, else never true
+                    return Ok(match (want, left, right) {
+                        (true, Scalar::Column(c), _) | (true, _, Scalar::Column(c)) => {
+                            Rc::new(Pred::IsNull(c))
+                        }
+                        _ => always(),
+                    });
+                }
                 let comparison = if want { Some(comparison) } else { comparison.inverse() };
                 Ok(comparison.map_or_else(always, |c| self.compare(&left, c, &right)))
             }
@@ -597,6 +608,9 @@ impl Resolver<'_> {
             }
         }
         walked?;
+        if &*name == "set_config" {
+            self.makes_setting(first_argument(f));
+        }
         self.call_of(schema.as_deref(), &name, span_of(&f.name));
         match &f.over {
             Some(WindowType::WindowSpec(spec)) => self.window_columns(spec, level, subs),
@@ -924,6 +938,16 @@ pub(super) fn array_of(element: u32) -> Option<u32> {
 
 fn element_of(array: u32) -> Option<u32> {
     ARRAYS.iter().find(|(_, a)| *a == array).map(|(e, _)| *e)
+}
+
+fn first_argument(f: &Function) -> Option<&Expr> {
+    match &f.args {
+        FunctionArguments::List(list) => match list.args.first() {
+            Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(e))) => Some(peel(e)),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn is_row(f: &Function) -> bool {

@@ -1090,6 +1090,9 @@ impl<'a> Resolver<'a> {
                 self.scalar(e, lateral, &mut subs)?;
             }
         }
+        if &*function == "set_config" {
+            self.makes_setting(None);
+        }
         self.call_of(schema.as_deref(), &function, span_of(name));
         Ok(self.function_item(alias, &function, subs, always(), Vec::new(), start))
     }
