@@ -245,7 +245,8 @@ fn comparisons_with_the_key() {
         ("SELECT * FROM t WHERE k IS NOT DISTINCT FROM 5", "t: k=5"),
         ("SELECT * FROM t WHERE k IS NOT DISTINCT FROM $1", "t: (k=$1 | k null)"),
         ("SELECT * FROM t WHERE k IS NULL", "t: k null"),
-        ("SELECT * FROM t WHERE k = NULL", "t: false"),
+        // transform_null_equals may be on
+        ("SELECT * FROM t WHERE k = NULL", "t: k null"),
         ("SELECT * FROM t WHERE false", "t: false"),
         ("SELECT * FROM t WHERE (k = 5) IS TRUE", "t: k=5"),
         ("SELECT * FROM t WHERE NOT (k <> 5)", "t: k=5"),
