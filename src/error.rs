@@ -19,6 +19,7 @@ impl SqlState {
     pub const INVALID_PARAMETER_VALUE: SqlState = SqlState(*b"22023");
     pub const INVALID_TEXT_REPRESENTATION: SqlState = SqlState(*b"22P02");
     pub const NUMERIC_VALUE_OUT_OF_RANGE: SqlState = SqlState(*b"22003");
+    pub const BAD_COPY_FILE_FORMAT: SqlState = SqlState(*b"22P04");
     pub const INVALID_BINARY_REPRESENTATION: SqlState = SqlState(*b"22P03");
     pub const ACTIVE_SQL_TRANSACTION: SqlState = SqlState(*b"25001");
     pub const NO_ACTIVE_SQL_TRANSACTION: SqlState = SqlState(*b"25P01");

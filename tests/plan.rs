@@ -232,6 +232,14 @@ fn route(sql: &str, params: &[&str], planner: &Planner, snapshot: &Snapshot, rea
         Route::Any => format!("=> any ({})\n", explanation.reason),
         Route::Default => format!("=> default ({})\n", explanation.reason),
         Route::Session => format!("=> session ({})\n", explanation.reason),
+        Route::Rows(copy) => {
+            let mut out = format!("=> by its rows ({})\n", explanation.reason);
+            if let Some(error) = &copy.refusal {
+                out.push_str("   and then ");
+                out.push_str(&refusal(error));
+            }
+            out
+        }
         Route::Miss { keyspace, key } => {
             let key: Vec<_> = key.iter().map(|v| v.to_text().into_owned()).collect();
             format!("=> ask directory {} for {}\n", snapshot.map.keyspace(*keyspace).name, key.join(", "))

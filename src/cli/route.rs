@@ -128,6 +128,7 @@ impl Answer<'_> {
             Route::Any => "any",
             Route::Default => "default",
             Route::Session => "session",
+            Route::Rows(_) => "rows",
             Route::Miss { .. } => "directory",
             Route::Reject(_) => "refused",
         }
@@ -138,6 +139,7 @@ impl Answer<'_> {
             Route::Single(shard) => vec![&*self.map.shard(*shard).name],
             Route::Default => vec![&*self.map.shard(self.map.default_shard).name],
             Route::Reject(_) => self.explanation.shards.iter().map(|s| &*self.map.shard(s).name).collect(),
+            Route::Rows(_) => self.explanation.shards.iter().map(|s| &*self.map.shard(s).name).collect(),
             Route::Any | Route::Session | Route::Miss { .. } => Vec::new(),
         }
     }
@@ -166,6 +168,7 @@ impl Answer<'_> {
             Route::Any => format!("any shard ({} by default)", self.map.shard(self.map.default_shard).name),
             Route::Default => self.map.shard(self.map.default_shard).name.to_string(),
             Route::Session => "every shard that the session uses".to_owned(),
+            Route::Rows(_) => "the shard of its rows".to_owned(),
             Route::Miss { .. } => "not known offline".to_owned(),
             Route::Reject(_) => "refused".to_owned(),
         };

@@ -15,10 +15,15 @@
 //! **Errors.** After an error the server skips messages until Sync, so the queue does as well. If the error came before the
 //! client's Sync was seen, [`Run::skipping`] tells the session to skip what the client still sends.
 //!
+//! **COPY in.** Data goes to the link whose CopyInResponse stands at the head of the queue. A COPY into a sharded table is steered by the
+//! session row by row ([`copy`]); the queue learns of it through [`reply::CopyNote`]: which CopyInResponse the client
+//! does not see, and which words stand for the server's echo of a CopyFail of ours.
+//!
 //! **Where to look when it breaks.** A client that waits for ever: an entry whose terminator never comes
 //! ([`reply::Expect`]). A reply too many or too few: what is pushed in `session::simple` and `session::extended` must
 //! match one to one what is sent.
 
+pub mod copy;
 mod oids;
 pub mod relay;
 pub mod reply;
@@ -117,6 +122,23 @@ impl Run {
         self.errors += 1;
         crate::metrics::error(error.sqlstate().as_str());
         self.local(|out| crate::wire::backend::error(out, error));
+    }
+    /// The reply at the head, if a server owes it.
+    pub fn head(&mut self) -> Option<&mut Pending> {
+        match self.replies.front_mut() {
+            Some(Reply::Pending(head)) => Some(head),
+            _ => None,
+        }
+    }
+    /// Breaks off the COPY that waits for data: the server is told to fail it, and the client why.
+    pub fn break_off(&mut self, error: Error, txn: &mut crate::txn::Txn) {
+        let Some(shard) = self.copy_in.take() else { return };
+        if let Some(p) = txn.participant(shard) {
+            crate::wire::frontend::copy_fail(&mut p.link().output, error.message());
+        }
+        if let Some(head) = self.head() {
+            head.copy.get_or_insert_default().refusal = Some(error);
+        }
     }
     /// `count` injected statements: each Parse, Bind, Execute, all swallowed.
     pub fn injected(&mut self, from: crate::shards::ShardId, count: usize) {

@@ -257,8 +257,15 @@ impl Run {
             // only where they are changed: others do not come here
             (Expect::Query | Expect::Execute, b'D') => seen,
             (Expect::Query | Expect::Execute, b'G') => {
+                let note = head.copy.as_deref();
+                if let Some(refusal) = note.and_then(|n| n.refusal.as_ref()) {
+                    if let Some(p) = txn.participant(from) {
+                        frontend::copy_fail(&mut p.link().output, refusal.message());
+                    }
+                    return Verdict::Drop;
+                }
                 self.copy_in = Some(from);
-                seen
+                if note.is_some_and(|n| n.started) { Verdict::Drop } else { seen }
             }
             (Expect::Query, b'C' | b'I') => {
                 let effect = head.effects.get(head.done).cloned();
@@ -388,14 +395,19 @@ impl Run {
         if head.expect == Expect::Injected && !silent {
             txn.refuses(from);
         }
+        let ours = head.copy.take().filter(|note| note.is_echo(&fields)).and_then(|note| note.refusal);
         if !silent {
             txn.fail();
             self.errors += 1;
-            crate::metrics::error(fields.sqlstate().as_str());
+            crate::metrics::error(ours.as_ref().map_or(fields.sqlstate(), Error::sqlstate).as_str());
         }
         // The session outlives the server: FATAL for the link is an ERROR for the client.
         let verdict = if silent {
             Verdict::Drop
+        } else if let Some(ours) = ours {
+            let mut out = BytesMut::new();
+            backend::error(&mut out, &ours);
+            Verdict::Replace(out)
         } else if fields.is_fatal() {
             Verdict::Replace(as_error(&fields))
         } else {

@@ -1,7 +1,9 @@
 //! What is still to come for what was sent.
 
+use crate::error::{Error, SqlState};
 use crate::shards::ShardId;
 use crate::txn::{Effect, TemporaryRelation};
+use crate::wire::backend::ErrorFields;
 use bytes::BytesMut;
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -31,6 +33,8 @@ pub struct Pending {
     pub writes: bool,
     /// of a Parse: what is true once it has completed
     pub parse: Option<Box<ParseNote>>,
+    /// of a COPY FROM STDIN that the session steers
+    pub copy: Option<Box<CopyNote>>,
     /// of a description: filled with the statement's types
     pub described: Option<Described>,
     /// of [`Expect::Temporaries`]: what was told so far, and whether there is more than relations
@@ -59,6 +63,23 @@ pub struct ParseNote {
     pub name: Box<str>,
     /// set when ParseComplete came
     pub confirmed: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// A COPY FROM STDIN that the session steers.
+#[derive(Debug, Default)]
+pub struct CopyNote {
+    /// the client has had a CopyInResponse from another link
+    pub started: bool,
+    /// Why the COPY must fail: the server hears of it when it asks for data, and the client reads it in place of the server's echo.
+    pub refusal: Option<Error>,
+}
+
+impl CopyNote {
+    /// Whether an error of the server is what it makes of our CopyFail.
+    pub fn is_echo(&self, fields: &ErrorFields<'_>) -> bool {
+        let text = |e: &Error| fields.message().ends_with(e.message().as_bytes());
+        fields.sqlstate() == SqlState::QUERY_CANCELED && self.refusal.as_ref().is_some_and(text)
+    }
 }
 
 /// What a reply consists of.
@@ -106,6 +127,7 @@ impl Pending {
             failed: false,
             writes: false,
             parse: None,
+            copy: None,
             described: None,
             temporaries: Default::default(),
             inside: None,

@@ -10,7 +10,8 @@
 //! places of the constants. [`Template::route`] runs that program ([`route`]): it reads the constants ([`value`]), asks
 //! the keyspace, and joins the answers. A table's shards are a *set*: OR is union, AND intersection, an unknown value
 //! "all". The statement's shards are the union over its sharded tables and the shards of its pinned tables: none is
-//! [`Route::Any`], one is [`Route::Single`], more is refused until statements that span shards are served.
+//! [`Route::Any`], one is [`Route::Single`], more is refused until statements that span shards are served. COPY FROM STDIN into
+//! a sharded table is [`Route::Rows`]: its rows, not its text, say where they go ([`CopyIn::owner`]).
 //!
 //! # Decisions
 //!
@@ -21,6 +22,8 @@
 //!   shard, the server reports 22P02 with its own position. Otherwise we report what the server would.
 //! - *An INSERT must know the key of every row.* Assignment, not comparison: NULL is 23502, a value that the column would
 //!   round is refused, varchar(n) cuts trailing spaces as Postgres does. Rows of two shards are refused, never sent to one.
+//! - *A COPY asks each row.* The template of such a COPY is kept per text, because its options say how the data is read. Under a hint
+//!   the data passes unread, as any hinted statement does.
 //! - *A new key must stay.* UPDATE, ON CONFLICT and MERGE may assign key columns if the new key is on the same shard.
 //! - *Hints are not part of a template.* They come with each execution, so that `key=42` does not fill the cache, and are
 //!   checked against what the program proves. The key of the cache therefore leaves them out, and no plan freezes one.
@@ -43,6 +46,7 @@
 //! is planned again and again: [`Planner::stats`], then [`Template`]'s identity. tests/plan has a file per trap.
 
 mod cache;
+mod copy;
 mod hints;
 mod program;
 mod refuse;
@@ -51,6 +55,7 @@ mod utility;
 mod value;
 
 pub use cache::{Options, Stats};
+pub use copy::{CopyIn, Owner};
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -60,6 +65,7 @@ use crate::sql::analyse::NotUnderstood;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
 use crate::sql::scan::{Hints, Literal, Piece, Scan};
+use crate::sql::utility::{CopyTarget, copy_target};
 use program::{Goal, Tables};
 use std::sync::{Arc, Weak};
 use xxhash_rust::xxh3::xxh3_128;
@@ -129,6 +135,8 @@ pub enum Route {
     Default,
     /// The same statement on every shard that the session holds or will hold: SET and the like.
     Session,
+    /// COPY FROM STDIN into a sharded table: each row that the client sends says where it goes.
+    Rows(Arc<CopyIn>),
     /// A directory entry must be fetched first, then route again.
     Miss {
         keyspace: crate::shards::KeyspaceId,
@@ -142,7 +150,7 @@ impl Route {
     /// What the metrics call it.
     pub fn kind(&self) -> RouteKind {
         match self {
-            Route::Single(_) | Route::Miss { .. } => RouteKind::Single,
+            Route::Single(_) | Route::Rows(_) | Route::Miss { .. } => RouteKind::Single,
             Route::Any | Route::Default => RouteKind::Any,
             Route::Session => RouteKind::Session,
             Route::Reject(_) => RouteKind::Reject,
@@ -301,6 +309,7 @@ impl Template {
             Goal::Tables(_) if self.unread => default,
             Goal::Tables(tables) => match &tables.refusal {
                 Some(error) => Route::Reject(error.clone()),
+                None if tables.copy_in.is_some() => default,
                 None if tables.always_spans() => Route::Reject(route::spans_always(tables, &snapshot.map)),
                 None => match tables.pinned.single() {
                     Some(shard) => Route::Single(shard),
@@ -432,7 +441,12 @@ impl Template {
                 }
             }
             (None, Ok(facts)) => {
-                Goal::Tables(program::tables(&self.class, &facts, statement, snapshot, &self.reading))
+                let tables = program::tables(&self.class, &facts, statement, snapshot, &self.reading);
+                if tables.copy_in.is_some() {
+                    // Options are literals, and they say how the data is to be read.
+                    self.steering = Steering::whole(statement);
+                }
+                Goal::Tables(tables)
             }
             (
                 None,
@@ -528,6 +542,11 @@ impl<'a> Statement<'a> {
     /// A piece that the scan does not have is an empty statement.
     fn piece(&self) -> &'a Piece {
         self.scan.pieces.get(self.piece).unwrap_or(&NO_PIECE)
+    }
+
+    /// The statement, if it is a COPY that can be read.
+    fn copy_target(&self) -> Option<CopyTarget> {
+        copy_target(self.text, self.piece())
     }
 
     fn piece_text(&self) -> &'a str {

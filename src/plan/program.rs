@@ -1,5 +1,6 @@
 //! Facts and the map's rules become a route program: what has to be evaluated per execution, and nothing else.
 
+use super::copy::CopyIn;
 use super::value::same_family;
 use super::{Reading, Snapshot, Statement, refuse, utility};
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
@@ -11,6 +12,7 @@ use crate::sql::facts::{
     Access, CmpOp, Cond, Conflict, Facts, Occurrence, Operand, OperandSource, SessionEffect,
 };
 use crate::sql::scan::Scan;
+use crate::sql::utility::Endpoint;
 use crate::wire::values::KeyType;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub(super) struct Tables {
     /// Refused whatever the values are, unless a hint names the shard.
     pub refusal: Option<Error>,
     pub sharded: Vec<Sharded>,
+    /// COPY FROM STDIN into a sharded table: its rows decide.
+    pub copy_in: Option<Arc<CopyIn>>,
     /// Shards of pinned tables, and the first table of each, for messages.
     pub pinned: ShardSet,
     pub pinned_names: Vec<(ShardId, String)>,
@@ -143,6 +147,7 @@ pub(super) fn tables(
     let map = &*snapshot.map;
     let mut out = Tables { anywhere: NO_TABLE, ..Tables::default() };
     out.catalogs = facts.catalogs || facts.hidden_tables;
+    let copy = if *class == Class::Copy { statement.copy_target() } else { None };
     for occurrence in &facts.occurrences {
         let table = &occurrence.table;
         if is_system(&table.name.schema) {
@@ -176,15 +181,17 @@ pub(super) fn tables(
                 }
             }
             TableRule::Sharded { keyspace, key } => {
-                if *class == Class::Copy && occurrence.access == Access::Insert {
-                    out.refuse(refuse::copy_in(&table.name));
-                }
                 match key_columns(table, &key, &map.keyspace(keyspace).types) {
                     Ok(key) => {
                         if conflicts_elsewhere(occurrence, &key) {
                             out.refuse(refuse::conflict_elsewhere(&table.name, &key));
                         }
-                        out.shard(occurrence, keyspace, key)
+                        if let Some(copy) = copy.as_ref().filter(|c| c.from) {
+                            let text = statement.piece_text();
+                            let copy = CopyIn::new(text, copy, table, keyspace, &key, snapshot);
+                            out.copy_in = Some(Arc::new(copy));
+                        }
+                        out.shard(occurrence, keyspace, key);
                     }
                     Err(e) => out.refuse(e),
                 }
@@ -225,6 +232,18 @@ pub(super) fn tables(
         && facts.unknown_tables.is_empty()
         && facts.temporaries.is_empty()
         && !facts.catalogs;
+    if let Some(copy) = &copy {
+        // The file of which server? Only a table that is in one place says so.
+        if copy.endpoint != Endpoint::Client && (!out.sharded.is_empty() || out.pinned.is_empty()) {
+            out.refuse(refuse::copy_at_server());
+        }
+        if let (false, Some(_), [sharded]) = (copy.from, &copy.table, &out.sharded[..])
+            && sharded.key.iter().all(|k| k.column.is_some())
+        {
+            let error = refuse::copy_out(map, sharded);
+            out.refuse(error);
+        }
+    }
     match class {
         Class::Ddl { temp: true } => out.home = Some(map.default_shard),
         Class::Ddl { temp: false } | Class::Maintenance | Class::Load if names_nothing => {

@@ -106,11 +106,15 @@ pub(super) fn value_not_known(sharded: &Sharded, column: &KeyColumn) -> Error {
 }
 
 pub(super) fn null_key(sharded: &Sharded, column: &KeyColumn) -> Error {
+    null_key_of(&sharded.table.name, &column.name)
+}
+
+pub(super) fn null_key_of(table: &QualifiedName, column: &str) -> Error {
     Error::client(
         SqlState::NOT_NULL_VIOLATION,
         format!(
-            "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
-            column.name, sharded.table.name.name
+            "null value in column \"{column}\" of relation \"{}\" violates not-null constraint",
+            table.name
         ),
     )
     .hint("The column is the shard key: it decides where the row lives, so it cannot be null.")
@@ -271,12 +275,54 @@ pub(super) fn hidden_tables() -> Error {
         .hint(format!("To see one shard's answer, {HINTED}."))
 }
 
-pub(super) fn copy_in(table: &QualifiedName) -> Error {
+/// COPY into a sharded table whose rows do not say where they go.
+pub(super) fn copy_without_key(table: &QualifiedName, column: &str) -> Error {
     Error::unsupported(format!(
-        "this statement spans shards: COPY would have to split its rows over the shards of \"{}\"",
-        table.name
+        "the shard key \"{column}\" of rows copied into \"{}\" is not known before the server has them",
+        label(table)
     ))
-    .hint(format!("Use INSERT, or COPY the rows of each shard by themselves: {HINTED}."))
+    .hint(format!("Copy column {column} as well: only a constant default can stand for it."))
+}
+
+pub(super) fn copy_value(table: &QualifiedName, column: &str) -> Error {
+    Error::unsupported(format!(
+        "the value of shard key \"{column}\" of table \"{}\" cannot be read without the server",
+        label(table)
+    ))
+    .hint("Write it in an unambiguous form (ISO 8601, with a zone offset for timestamptz), or copy in binary format.")
+}
+
+pub(super) fn copy_encoding(table: &QualifiedName, column: &str) -> Error {
+    Error::unsupported(format!(
+        "the value of shard key \"{column}\" of table \"{}\" is not ASCII, and the data is not in the encoding of the server",
+        label(table)
+    ))
+    .hint("Send the data in UTF8, to databases in UTF8, and leave the option ENCODING out.")
+}
+
+/// An option of COPY that the server may know and pgweir does not.
+pub(super) fn copy_option(option: &str) -> Error {
+    Error::unsupported(format!("pgweir cannot split the data of a COPY with this option: {option}"))
+        .hint(format!("Leave the option out, or copy the rows of each shard by themselves: {HINTED}."))
+}
+
+/// A sharded table copied whole.
+pub(super) fn copy_out(map: &ShardMap, sharded: &Sharded) -> Error {
+    let table = label(&sharded.table.name);
+    let (_, equalities) = columns(&table, &sharded.key);
+    Error::unsupported(format!("this statement spans shards: the rows of table \"{table}\" are on several of them"))
+        .detail(format!("It would have to run on shards {}.", names(map, &ShardSet::all(map.shards.len()))))
+        .hint(format!(
+            "COPY (SELECT * FROM {table} WHERE {equalities}) TO STDOUT copies the rows of one shard; to copy a shard's rows whole, {HINTED}."
+        ))
+}
+
+/// COPY between a table and a file or program of a server.
+pub(super) fn copy_at_server() -> Error {
+    Error::unsupported("COPY with a file or a program of the server: it would be that of one shard")
+        .hint(format!(
+            "Use COPY ... FROM STDIN or TO STDOUT (\\copy in psql), so that the file is the client's, or {HINTED}."
+        ))
 }
 
 pub(super) fn cascade() -> Error {

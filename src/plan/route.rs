@@ -11,6 +11,8 @@ use smallvec::SmallVec;
 use std::cmp::Ordering;
 use std::ops::Bound;
 
+/// Why a COPY into a sharded table goes where it goes.
+const COPY_IN: &str = "each row that is copied goes by its key";
 /// Keys that one condition may list before it stops narrowing.
 const KEYS_LIMIT: usize = 10_000;
 
@@ -75,6 +77,10 @@ impl<'a> Evaluation<'a> {
         if let Some(error) = &tables.refusal {
             return Route::Reject(error.clone());
         }
+        if let Some(copy) = &tables.copy_in {
+            self.because(|| COPY_IN.to_owned(), &ShardSet::all(self.map.shards.len()));
+            return Route::Rows(copy.clone());
+        }
         // Nearly every statement: one table, one key.
         if self.explanation.is_none()
             && let ([sharded], true) = (&tables.sharded[..], tables.pinned.is_empty())
@@ -122,6 +128,7 @@ impl<'a> Evaluation<'a> {
             Route::Any => "no row can match".to_owned(),
             Route::Default => CATALOGS.to_owned(),
             Route::Reject(error) => error.message().to_owned(),
+            Route::Rows(_) => COPY_IN.to_owned(),
             Route::Session | Route::Miss { .. } => String::new(),
         }
     }

@@ -11,7 +11,7 @@ use crate::sql::analyse::{self, NotUnderstood, Scope, analyse, analyse_from};
 use crate::sql::class::Class;
 use crate::sql::facts::{Access, Cond, Conflict, Facts, FunctionUse, Occurrence};
 use crate::sql::lex::{Kind, Lexer, Token};
-use crate::sql::utility::{Name, copy_target, tables_named};
+use crate::sql::utility::{Endpoint, Name, copy_target, tables_named};
 use std::sync::Arc;
 
 /// The facts of any statement that may touch tables.
@@ -30,7 +30,8 @@ pub(super) fn facts(
             Some(copy) => match &copy.table {
                 Some(table) => {
                     let access = if copy.from { Access::Insert } else { Access::Read };
-                    let mut facts = Facts { read_only: !copy.from, ..Facts::default() };
+                    let read_only = !copy.from && copy.endpoint == Endpoint::Client;
+                    let mut facts = Facts { read_only, ..Facts::default() };
                     name(&mut facts, table, access, &scope);
                     Ok(facts)
                 }

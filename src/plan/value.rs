@@ -373,7 +373,7 @@ fn store<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Do
 }
 
 /// Type modifiers change what is stored: varchar(n) cuts trailing spaces, numeric(p,s) and timestamp(p) round.
-fn with_modifier<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Doubt> {
+pub(super) fn with_modifier<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Doubt> {
     let rounds = || {
         Doubt::because(
             Error::unsupported(format!("the value of key column \"{}\" would be rounded", column.name))

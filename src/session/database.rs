@@ -3,6 +3,7 @@
 use crate::backend::pool::Backends;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, Source, SqlState};
+use crate::options::Size;
 use crate::plan::{Planner, Snapshot};
 use crate::session::baseline::Baselines;
 use crate::session::statements::Statements;
@@ -44,6 +45,8 @@ crate::options! {
         schema_timeout: Duration = Duration::from_secs(5),
         /// plans kept for all sessions together
         plan_cache: usize = 10_000,
+        /// longest row of a COPY into a sharded table: rows are held until they are whole
+        copy_row_limit: Size = Size(64 << 20),
     }
 }
 

@@ -7,12 +7,13 @@
 
 use crate::error::{Error, Result, SqlState};
 use crate::exec::reply::{Described, Expect, ParseNote, Pending, Show};
-use crate::plan::{Params, Route, Snapshot, Statement, Template};
+use crate::plan::{CopyIn, Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
+use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::oids::{self, Columns};
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::simple::{how, merged, not_utf8};
+use crate::session::simple::{how, merged, not_utf8, rows_of};
 use crate::session::statements::{Identity, Prepared, Statements};
 use crate::session::temporaries;
 use crate::shards::ShardId;
@@ -58,12 +59,11 @@ enum Portal {
         shard: ShardId,
         template: Arc<Template>,
         columns: Option<Columns>,
+        /// a COPY whose rows decide the route; `shard` is only asked
+        rows: Option<Arc<CopyIn>>,
     },
     /// served by pgweir
-    Control {
-        control: Control,
-        text: Box<str>,
-    },
+    Control { control: Control, text: Box<str> },
 }
 
 impl Extended {
@@ -159,7 +159,7 @@ pub(super) async fn message(s: &mut Session, tag: u8, len: usize) -> Result<(), 
 }
 
 /// An error of pgweir's own: what follows is skipped until Sync.
-fn refuse(s: &mut Session, e: &Error) {
+pub(super) fn refuse(s: &mut Session, e: &Error) {
     if s.txn.failed() {
         // The block had failed before they were parsed, which was not known then: this is their error.
         s.extended.deferred.clear();
@@ -178,7 +178,7 @@ fn refuse(s: &mut Session, e: &Error) {
 }
 
 /// An error that the client has been told: the same, without another one.
-fn told(s: &mut Session) {
+pub(super) fn told(s: &mut Session) {
     s.extended.deferred.clear();
     if !s.run.skipping {
         s.run.skipping = true;
@@ -373,6 +373,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
             return Ok(());
         }
     }
+    let rows = rows_of(&route);
     let cursor = cursor.filter(|shard| s.txn.holds(*shard));
     let shard = cursor.map_or_else(|| s.settle_route(route, &snapshot), Ok)?;
     if template.class == Class::Copy {
@@ -380,7 +381,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         let (text, piece) = (prepared.text.clone(), prepared.scan.pieces[0].clone());
         oids::copy_fits(s, shard, &text, &piece, &snapshot).await?;
     }
-    s.enlist(shard, how(&template), &snapshot).await?;
+    s.enlist(shard, how(&template, rows.is_some()), &snapshot).await?;
     if s.run.skipping {
         return Ok(());
     }
@@ -421,7 +422,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         }
     }
     s.run.push(Pending::new(shard, Expect::Bind));
-    s.extended.portals.insert(portal, Portal::On { shard, template, columns });
+    s.extended.portals.insert(portal, Portal::On { shard, template, columns, rows });
     Ok(())
 }
 
@@ -626,11 +627,18 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
             send_deferred(s, None, &snapshot).await?;
             control::execute(s, &control, &text, Voice::Extended, &snapshot).await
         }
-        Some(Portal::On { shard, template, columns }) => {
+        Some(Portal::On { shard, template, columns, rows }) => {
             let mut pending = Pending::new(shard, Expect::Execute)
                 .writes(!template.read_only)
                 .effect(temporaries::pin(&template));
             pending.inside = columns.map(|c| c.inside);
+            if let Some(plan) = rows {
+                s.drain().await?;
+                if s.run.skipping {
+                    return Ok(());
+                }
+                copy::begin(s, &plan, &mut pending, &snapshot, true);
+            }
             to_portal(s, shard, len, &name, pending).await?;
             temporaries::sent(&mut s.txn, &template, shard);
             s.extended.declared(&template, shard);

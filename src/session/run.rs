@@ -47,6 +47,8 @@ pub struct Session {
     baseline: Arc<Baseline>,
     /// DDL was sent: the catalog is read again before the next statement outside the block
     pub(super) schema_dirty: bool,
+    /// a COPY into a sharded table waits for data
+    pub(super) copying: Option<Box<copy::Copying>>,
     /// something was sent whose outcome decides what the next message means
     pub(super) barrier: bool,
     limits: Limits,
@@ -125,6 +127,7 @@ pub async fn serve(
         reading_version: 0,
         baseline,
         schema_dirty: false,
+        copying: None,
         barrier: false,
         limits: Limits::CLIENT,
         user,
@@ -211,7 +214,9 @@ impl Session {
                 self.database.schema_changed().await;
             }
         }
-        if self.run.copy_in.is_some() && tag == b'd' {
+        if self.run.copy_in.is_none() {
+            self.copying = None;
+        } else if tag == b'd' {
             return copy::data(self).await;
         }
         if self.client.input.len() < header.len {
@@ -366,6 +371,11 @@ impl Session {
                 Ok(at_hand.unwrap_or(snapshot.map.default_shard))
             }
             Route::Default => Ok(self.txn.snapshot_on().unwrap_or(snapshot.map.default_shard)),
+            // the one to ask first
+            Route::Rows(_) => {
+                let at_hand = self.txn.snapshot_on().or_else(|| self.txn.foremost());
+                Ok(at_hand.unwrap_or(snapshot.map.default_shard))
+            }
             Route::Reject(e) => Err(e),
             Route::Miss { .. } => Err(Error::internal("a directory entry was fetched and is still missing")),
         }
@@ -401,6 +411,11 @@ impl Session {
         if let Err(e) = self.know_ids(shard, snapshot).await {
             self.txn.release(shard);
             return Err(e.into());
+        }
+        if !how.describe_only
+            && let Some(p) = self.txn.participant(shard)
+        {
+            p.only_asked = how.asks && (p.only_asked || !p.began);
         }
         let count = self.txn.enlist(shard, how.describe_only, replaced);
         self.run.injected(shard, count);
@@ -444,6 +459,8 @@ pub(super) struct Enlist {
     pub reads: bool,
     /// no BEGIN is sent: nothing runs
     pub describe_only: bool,
+    /// a COPY without rows, to hear what the server says: the statement may move on to another shard
+    pub asks: bool,
     /// must not stand behind other statements without a Sync between
     pub apart: bool,
 }

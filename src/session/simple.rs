@@ -7,8 +7,9 @@
 use crate::error::{Error, Result};
 use crate::exec::reply::{Expect, Pending, Show};
 use crate::metrics::RouteKind;
-use crate::plan::{Params, Route, Snapshot, Statement, Template};
+use crate::plan::{CopyIn, Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
+use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::{extended, oids, temporaries};
@@ -181,17 +182,21 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    let rows = rows_of(&route);
     let Some(shard) = settled(s, len, 0, &template, route, snapshot).await? else {
         s.run.ready();
         return Ok(());
     };
     copy_fits(s, len, 0, &template, shard, snapshot).await?;
     // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.
-    s.barrier |= s.enlist(shard, how(&template), snapshot).await? > 0;
+    s.barrier |= s.enlist(shard, how(&template, rows.is_some()), snapshot).await? > 0;
     s.extended.declared(&template, shard);
     temporaries::sent(&mut s.txn, &template, shard);
-    let pending =
+    let mut pending =
         Pending::new(shard, Expect::Query).writes(!template.read_only).effect(temporaries::pin(&template));
+    if let Some(plan) = rows {
+        copy::begin(s, &plan, &mut pending, snapshot, false);
+    }
     forward(s, shard, len, pending);
     after(s, &template).await
 }
@@ -247,14 +252,28 @@ async fn settled(
     Ok(Some(s.settle_route(route, snapshot)?))
 }
 
-/// How a statement of that template takes part.
-pub(super) fn how(template: &Template) -> Enlist {
+/// The COPY whose rows decide the route.
+pub(super) fn rows_of(route: &Route) -> Option<Arc<CopyIn>> {
+    match route {
+        Route::Rows(plan) => Some(plan.clone()),
+        _ => None,
+    }
+}
+
+/// How a statement of that template takes part; `asks`: its rows are going to decide where.
+pub(super) fn how(template: &Template, asks: bool) -> Enlist {
     // What Postgres refuses inside a transaction is among these; they are rare enough to always go apart.
     let apart = matches!(
         template.class,
         Class::Ddl { .. } | Class::Maintenance | Class::Discard(_) | Class::Other | Class::Call | Class::Do
     );
-    Enlist { writes: !template.read_only, reads: !template.reads_no_rows(), describe_only: false, apart }
+    Enlist {
+        writes: !template.read_only && !asks,
+        reads: !template.reads_no_rows() && !asks,
+        describe_only: false,
+        asks,
+        apart,
+    }
 }
 
 /// Whether a statement is no COPY that the shard cannot be given.
@@ -319,7 +338,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 touches |= template.touches_temporaries;
                 changes_names |= touches;
                 effects.push(temporaries::pin(&template).unwrap_or(Effect::Nothing));
-                let how = how(&template);
+                let how = how(&template, false);
                 writes |= how.writes;
                 reads |= how.reads;
                 apart |= how.apart;
@@ -345,7 +364,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                         }
                         together = false;
                     }
-                    Route::Miss { .. } => together = false,
+                    Route::Rows(_) | Route::Miss { .. } => together = false,
                 }
             }
         }
@@ -359,7 +378,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         for (piece, template) in &copies {
             copy_fits(s, len, *piece, template, shard, snapshot).await?;
         }
-        s.enlist(shard, Enlist { writes, reads, apart, describe_only: false }, snapshot).await?;
+        s.enlist(shard, Enlist { writes, reads, apart, ..Enlist::default() }, snapshot).await?;
         if touches {
             s.txn.touches_temporaries(shard);
         }
@@ -393,7 +412,7 @@ async fn one_by_one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Se
         }
         // COPY data goes through the session's loop, which is where this came from.
         while s.run.copy_in.is_some() {
-            crate::session::copy::pump(s, len).await?;
+            copy::pump(s, len).await?;
         }
         s.drain().await?;
         if s.run.errors != before {
@@ -436,18 +455,22 @@ async fn statement_of_many(
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    let rows = rows_of(&route);
     let Some(shard) = settled(s, len, piece, &template, route, snapshot).await? else { return Ok(()) };
     if !s.txn.in_block() {
         s.txn.open(implicit());
     }
     copy_fits(s, len, piece, &template, shard, snapshot).await?;
-    s.enlist(shard, how(&template), snapshot).await?;
+    s.enlist(shard, how(&template, rows.is_some()), snapshot).await?;
     s.extended.declared(&template, shard);
     temporaries::sent(&mut s.txn, &template, shard);
-    let pending = Pending::new(shard, Expect::Query)
+    let mut pending = Pending::new(shard, Expect::Query)
         .show(Show::WithoutReady)
         .writes(!template.read_only)
         .effect(temporaries::pin(&template));
+    if let Some(plan) = rows {
+        copy::begin(s, &plan, &mut pending, snapshot, false);
+    }
     control::send_text(s, shard, &text, pending);
     after(s, &template).await
 }

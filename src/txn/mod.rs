@@ -118,6 +118,8 @@ pub struct Participant {
     pub began: bool,
     /// something was sent that is not proved read-only
     pub wrote: bool,
+    /// it was asked something whose answer is wanted and nothing else: it may leave the block without a trace
+    pub only_asked: bool,
     /// settings were injected since the link was last idle
     injected: bool,
     /// None: no statement was sent that could make temporary relations
@@ -273,6 +275,10 @@ impl Txn {
     pub fn settings_pending(&self) -> bool {
         self.block == Block::None && !self.journal.is_empty()
     }
+    /// The shard that a statement should begin on which may turn out to write elsewhere: the one that has written, else the nearest.
+    pub fn foremost(&self) -> Option<ShardId> {
+        self.participants.iter().find(|p| p.wrote).map(|p| p.shard).or_else(|| self.nearest())
+    }
     /// Shards where BEGIN was sent.
     pub fn began(&self) -> SmallVec<[ShardId; 2]> {
         self.participants.iter().filter(|p| p.began).map(|p| p.shard).collect()
@@ -409,6 +415,7 @@ impl Txn {
             lease,
             began: false,
             wrote: false,
+            only_asked: false,
             injected: false,
             temporaries: None,
             reads: false,
@@ -685,7 +692,8 @@ impl Txn {
                 p.injected = false;
                 p.told = 0;
             }
-            (Block::Open(begin), b'E') => self.block = Block::Failed(begin.clone()),
+            // One that has left the block may fail by itself.
+            (Block::Open(begin), b'E') if p.began => self.block = Block::Failed(begin.clone()),
             _ => {}
         }
     }

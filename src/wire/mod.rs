@@ -9,6 +9,7 @@
 //! - [`backend`] what servers send: likewise
 //! - [`startup`] the first packet of a connection, which has no tag
 //! - [`renumber`] object ids in descriptions and binary values, changed in place
+//! - [`copy`] rows in the data of a COPY, and the fields of chosen columns
 //! - [`scram`], [`md5`] password exchanges, both sides
 //! - [`values`] key values from text and binary, exactly as Postgres reads them, or not at all;
 //!   `numeric` and `datetime` are its two long stories, [`array`] walks array parameters
@@ -45,6 +46,7 @@
 pub mod array;
 pub mod backend;
 pub mod body;
+pub mod copy;
 mod datetime;
 pub mod frame;
 pub mod frontend;

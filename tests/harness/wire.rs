@@ -148,7 +148,10 @@ impl Wire {
         self
     }
     pub fn copy(&mut self, data: &str) -> &mut Self {
-        frontend::copy_data(&mut self.output, data.as_bytes());
+        self.copy_bytes(data.as_bytes())
+    }
+    pub fn copy_bytes(&mut self, data: &[u8]) -> &mut Self {
+        frontend::copy_data(&mut self.output, data);
         self
     }
     pub fn copy_done(&mut self) -> &mut Self {
