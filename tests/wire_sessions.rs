@@ -246,6 +246,18 @@ fn extended(h: &Harness, a: i64, b: i64) {
 }
 
 fn pipelines(h: &Harness, a: i64, b: i64) {
+    // an error on the second shard of a group whose Sync is on its way to both
+    for _ in 0..10 {
+        same(h, |w| {
+            for (k, sql) in [(a, "SELECT 1 FROM accounts"), (b, "SELECT 1/count(*) FROM accounts")] {
+                w.p("", &format!("{sql} WHERE id = {k}"), &[]).b("", "", &[]).e("", 0);
+            }
+            let mut t = w.s().hear(1);
+            t.extend(ask(w, &format!("SELECT 2 FROM accounts WHERE id = {a} OR id = {a}")));
+            t.extend(ask(w, "SELECT 3"));
+            t
+        });
+    }
     same(h, |w| {
         let mut t = Vec::new();
         let (a, b) = (a.to_string(), b.to_string());

@@ -429,7 +429,8 @@ impl Run {
 
     /// The server skips everything up to Sync; so does the queue.
     fn skip_to_sync(&mut self, from: ShardId, txn: &mut Txn) {
-        while let Some(reply) = self.replies.front_mut() {
+        let mut at = 0;
+        while let Some(reply) = self.replies.get_mut(at) {
             match reply {
                 Reply::Pending(p) if p.from == from && p.expect == Expect::Sync => {
                     p.failed = true;
@@ -446,15 +447,17 @@ impl Run {
                     return;
                 }
                 Reply::Ready => return,
+                // Another link of the group has had its Sync already, and answers it.
+                Reply::Pending(p) if p.expect == Expect::Sync => at += 1,
                 Reply::Pending(p) => {
                     // a statement that was not prepared after all
                     if let (Some(note), Some(participant)) = (p.parse.take(), txn.participant(p.from)) {
                         participant.link().statements.remove(&note.name);
                     }
-                    self.replies.pop_front();
+                    self.replies.remove(at);
                 }
                 Reply::Local(_) => {
-                    self.replies.pop_front();
+                    self.replies.remove(at);
                 }
             }
         }
