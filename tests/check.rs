@@ -161,6 +161,40 @@ async fn live_shards_are_compared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn types_are_compared() {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let map = folder.path().join("map.toml");
+    write_map(&cluster, &map);
+    cluster.sql_everywhere(SCHEMA).await.unwrap();
+    cluster.sql(1, "CREATE TABLE audit (id bigint PRIMARY KEY)").await.unwrap();
+    let types = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE spot AS (x int, feel mood);
+        CREATE DOMAIN small AS int; CREATE TYPE span AS RANGE (subtype = int);";
+    cluster.sql(0, types).await.unwrap();
+    cluster.sql(1, &format!("CREATE TYPE first AS (a int); DROP TYPE first; {types}")).await.unwrap();
+    let other_ids = check_map(&map).await;
+    assert_eq!(other_ids.code, 0, "ids are translated: {:#}", other_ids.json);
+
+    let changed = "ALTER TYPE mood ADD VALUE 'happy'; ALTER TYPE spot ALTER ATTRIBUTE x TYPE bigint;
+        DROP DOMAIN small; CREATE DOMAIN small AS text; DROP TYPE span; CREATE TYPE only_here AS ENUM ()";
+    cluster.sql(1, changed).await.unwrap();
+    let wrong = check_map(&map).await;
+    assert_eq!(wrong.code, 1);
+    let told = wrong.message("type");
+    for what in [
+        "type public.mood is enum ('sad', 'ok') on s1, enum ('sad', 'ok', 'happy') here",
+        "type public.spot is composite of x integer, feel public.mood on s1, composite of x bigint, feel public.mood here",
+        "type public.small is domain over integer on s1, domain over text here",
+    ] {
+        assert!(told.contains(what), "{what}:\n{told}");
+    }
+    assert_eq!(told.lines().count(), 3, "{told}");
+    let missing = wrong.message("drift");
+    assert!(missing.contains("type public.span is oid") && missing.contains("missing here"), "{missing}");
+    assert!(missing.contains("type public.only_here is missing on s1"), "{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn servers_and_roles_are_looked_at() {
     let settings = vec![("max_prepared_transactions".to_owned(), "0".to_owned())];
     let cluster = Cluster::start(Options { settings, ..Options::default() }).await.unwrap();

@@ -109,7 +109,7 @@ pub async fn load(link: &mut Link) -> Result<Inventory> {
 
 /// Types that two shards do not have alike, by name: kinds, labels, attributes, base types. That one has a type and the other not
 /// is found by [`crate::backend::catalog::diff`]; row types of tables and arrays follow what they belong to.
-pub fn diff(left: &Inventory, right: &Inventory) -> Vec<Difference> {
+pub fn diff(left: &Inventory, right: &Inventory) -> Vec<(QualifiedName, Difference)> {
     let by_name = |i: &Inventory| -> BTreeMap<QualifiedName, (&'static str, Arc<str>)> {
         let named = i.types.iter().filter_map(|t| {
             let word = match t.kind {
@@ -131,12 +131,8 @@ pub fn diff(left: &Inventory, right: &Inventory) -> Vec<Difference> {
     let (left, right) = (by_name(left), by_name(right));
     let differing = left.iter().filter_map(|(name, l)| {
         let r = right.get(name).filter(|r| *r != l)?;
-        Some(Difference {
-            table: None,
-            what: format!("type {}.{}", name.schema, name.name),
-            left: shown(l),
-            right: shown(r),
-        })
+        let what = format!("type {}.{}", name.schema, name.name);
+        Some((name.clone(), Difference { table: None, what, left: shown(l), right: shown(r) }))
     });
     differing.collect()
 }

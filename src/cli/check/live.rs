@@ -3,7 +3,9 @@
 use super::{Asked, Finding, Level, Subject};
 use crate::backend::catalog::{self, Difference};
 use crate::backend::credentials::Credentials;
+use crate::backend::oids;
 use crate::backend::pool::Backends;
+use crate::catalog::oids::Inventory;
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::{Error, Result};
 use crate::session::auth;
@@ -31,6 +33,7 @@ struct Shard {
     id: ShardId,
     name: String,
     catalog: Catalog,
+    types: Inventory,
     version: u32,
     prepared: u32,
     wal_level: String,
@@ -95,6 +98,7 @@ pub(super) async fn compare(subject: &Subject) -> (Vec<Finding>, Vec<Asked>) {
 async fn ask(backends: &Backends, map: &ShardMap, id: ShardId, deadline: Instant) -> Result<Shard> {
     let mut link = backends.service(id, deadline).await?;
     let catalog = catalog::load(&mut link).await?;
+    let types = oids::load(&mut link).await?;
     let strange = || Error::internal("a server's answer has another shape than was asked for");
     let facts = link.script(FACTS).await?;
     let row = facts.first().and_then(|rows| rows.first()).ok_or_else(strange)?;
@@ -129,6 +133,7 @@ async fn ask(backends: &Backends, map: &ShardMap, id: ShardId, deadline: Instant
         id,
         name: map.shard(id).name.to_string(),
         catalog,
+        types,
         version: version.parse().unwrap_or(0),
         prepared: prepared.parse().unwrap_or(0),
         wal_level: wal,
@@ -363,23 +368,31 @@ impl<'a> Report<'a> {
             for d in catalog::diff(&model.catalog, &shard.catalog) {
                 self.difference(&d, model, shard);
             }
+            for (name, d) in oids::diff(&model.types, &shard.types) {
+                // tables are compared, and a schema of one tenant is where its key is
+                if model.catalog.tables.contains_key(&name) || self.map.schema_rule(&name.schema).is_some() {
+                    continue;
+                }
+                let hint = "Values are sent to every shard as they are: make the types alike.";
+                let message = told(&d, model);
+                self.add(Level::Error, "type", Some(&shard.name), message, Some(hint));
+            }
         }
     }
 
     fn difference(&mut self, d: &Difference, model: &Shard, shard: &Shard) {
-        let told = |d: &Difference| format!("{} is {} on {}, {} here", d.what, d.left, model.name, d.right);
         let gone = d.left == "missing" || d.right == "missing";
         let Some(table) = &d.table else {
             if d.what.starts_with("type ") && !gone {
                 let hint = "Drivers remember object ids; pgweir translates those of descriptions to the default shard's.";
-                return self.add(Level::Note, "oid", Some(&shard.name), told(d), Some(hint));
+                return self.add(Level::Note, "oid", Some(&shard.name), told(d, model), Some(hint));
             }
             // a schema of one tenant is where its key is
             let schema = d.what.strip_prefix("schema ");
             let of_tenant = schema.and_then(|s| self.map.schema_rule(s)).is_some();
             if !of_tenant {
                 let hint = "Create it on the shard that lacks it, alike on all.";
-                self.add(Level::Warning, "drift", Some(&shard.name), told(d), Some(hint));
+                self.add(Level::Warning, "drift", Some(&shard.name), told(d, model), Some(hint));
             }
             return;
         };
@@ -392,7 +405,7 @@ impl<'a> Report<'a> {
             TableRule::Sharded { .. } | TableRule::Reference if whole_table && gone => {}
             _ => {
                 let hint = "Statements are sent to every shard as they are: make the tables alike.";
-                self.about(table, Level::Error, "drift", Some(&shard.name), told(d), hint);
+                self.about(table, Level::Error, "drift", Some(&shard.name), told(d, model), hint);
             }
         }
     }
@@ -530,6 +543,11 @@ impl<'a> Report<'a> {
             }
         }
     }
+}
+
+/// A difference between the model and the shard that it is told of.
+fn told(d: &Difference, model: &Shard) -> String {
+    format!("{} is {} on {}, {} here", d.what, d.left, model.name, d.right)
 }
 
 /// Whether a column of this type holds keys of that kind, hashed and compared alike.
