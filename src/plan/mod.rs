@@ -181,6 +181,8 @@ pub struct Template {
     goal: Goal,
     /// parameters that occur more than once in the text
     shared_params: Box<[u16]>,
+    /// text parameters may be read as one character
+    single_chars: bool,
     normalized: Box<[u8]>,
     reading: Reading,
     map: Weak<ShardMap>,
@@ -371,7 +373,8 @@ impl Template {
             touches_temporaries: false,
             unread: false,
             goal: Goal::Session,
-            shared_params: program::shared_params(normalized).into(),
+            shared_params: program::shared_params(normalized, &[]).into(),
+            single_chars: true,
             normalized: normalized.into(),
             reading: reading.clone(),
             map: Arc::downgrade(&snapshot.map),
@@ -416,6 +419,10 @@ impl Template {
         let facts = utility::facts(&self.class, statement, snapshot, &self.reading);
         if let Ok(facts) = &facts {
             self.read_only = facts.read_only;
+            if !self.shared_params.is_empty() {
+                self.shared_params = program::shared_params(&self.normalized, &facts.param_uses).into();
+                self.single_chars = program::has_single_chars(facts, &self.normalized);
+            }
             for effect in &facts.effects {
                 if !self.effects.contains(effect) {
                     self.effects.push(*effect);
@@ -477,6 +484,7 @@ impl Template {
                 literals: statement.literals(),
                 params,
                 shared_params: &self.shared_params,
+                single_chars: self.single_chars,
             },
             map: &snapshot.map,
             explanation,

@@ -913,19 +913,33 @@ pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<SessionEf
     effects
 }
 
-/// Parameters that occur more than once, from the normalised text, where `$n` stands for itself.
-pub(super) fn shared_params(normalized: &[u8]) -> Vec<u16> {
-    let mut seen = std::collections::HashMap::<u16, bool>::new();
+/// Parameters that occur more than once, from the normalised text, where `$n` stands for itself: the first use decides
+/// on the type. Left out are those of which each use is known and is of one type.
+pub(super) fn shared_params(normalized: &[u8], uses: &[(u16, u32)]) -> Vec<u16> {
+    let mut seen = std::collections::BTreeMap::<u16, usize>::new();
     for at in memchr::memchr_iter(b'$', normalized) {
         let digits = normalized[at + 1..].iter().take_while(|b| b.is_ascii_digit());
         let number = digits.fold(None, |n: Option<u32>, d| {
             Some(n.unwrap_or(0).saturating_mul(10).saturating_add(u32::from(d - b'0')))
         });
         if let Some(number) = number.and_then(|n| u16::try_from(n).ok()) {
-            seen.entry(number).and_modify(|twice| *twice = true).or_insert(false);
+            *seen.entry(number).or_default() += 1;
         }
     }
-    let mut shared: Vec<u16> = seen.into_iter().filter_map(|(n, twice)| twice.then_some(n)).collect();
-    shared.sort_unstable();
-    shared
+    let of_one_type = |number: u16, times: usize| {
+        let mut kinds = uses.iter().filter(|(n, _)| *n == number).map(|(_, oid)| KeyType::of_oid(*oid));
+        let first = kinds.clone().next().flatten();
+        kinds.clone().count() == times
+            && kinds.all(|kind| matches!((first, kind), (Some(a), Some(b)) if same_family(a, b)))
+    };
+    seen.into_iter().filter(|(n, times)| *times > 1 && !of_one_type(*n, *times)).map(|(n, _)| n).collect()
+}
+
+/// Whether a text that is sent for a parameter may be cut to one character: something here is of type "char".
+pub(super) fn has_single_chars(facts: &Facts, normalized: &[u8]) -> bool {
+    const CHAR: u32 = 18;
+    facts.catalogs
+        || memchr::memmem::find(normalized, b"\"char\"").is_some()
+        || facts.functions.iter().any(|f| !f.builtin)
+        || facts.occurrences.iter().any(|o| o.table.columns.iter().any(|c| c.type_oid == CHAR))
 }

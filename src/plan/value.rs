@@ -69,12 +69,14 @@ pub(super) struct Inputs<'a> {
     pub params: &'a Params<'a>,
     /// parameters that occur more than once: an undeclared one may have another type than its column
     pub shared_params: &'a [u16],
+    /// something in the statement is of type "char"
+    pub single_chars: bool,
 }
 
 impl<'a> Inputs<'a> {
     /// The value that `column = operand` compares with.
     pub(super) fn compared(&self, operand: &'a Operand, column: &KeyColumn) -> Result<Fit<'a>, Doubt> {
-        match self.typed(operand)? {
+        match self.typed(operand, column.actual)? {
             Typed::Null => Ok(Fit::Null),
             Typed::Unknown(text) if matches!(operand.source, OperandSource::Param(_)) => {
                 match from_text(column.actual, text.clone()) {
@@ -95,7 +97,7 @@ impl<'a> Inputs<'a> {
 
     /// The value that an INSERT or UPDATE stores in `column`: assignment coercion, type modifier included.
     pub(super) fn assigned(&self, operand: &'a Operand, column: &KeyColumn) -> Result<Fit<'a>, Doubt> {
-        let value = match self.typed(operand)? {
+        let value = match self.typed(operand, column.actual)? {
             Typed::Null => return Ok(Fit::Null),
             Typed::Unknown(text) => from_text(column.actual, text)?,
             Typed::Binary(bytes) => from_binary_loose(column.actual, bytes)?,
@@ -111,7 +113,7 @@ impl<'a> Inputs<'a> {
         column: &KeyColumn,
         limit: usize,
     ) -> Result<Vec<Fit<'static>>, Doubt> {
-        let (source, declared) = self.source(operand)?;
+        let (source, declared) = self.source(operand, None)?;
         if let OperandSource::Param(number) = &operand.source
             && declared.is_none()
             && column.actual == KeyType::Text
@@ -172,8 +174,9 @@ impl<'a> Inputs<'a> {
         Ok(fits)
     }
 
-    fn typed(&self, operand: &'a Operand) -> Result<Typed<'a>, Doubt> {
-        let (source, declared) = self.source(operand)?;
+    fn typed(&self, operand: &'a Operand, column: KeyType) -> Result<Typed<'a>, Doubt> {
+        let read_as = operand.casts.first().map_or(Some(column), |cast| KeyType::of_oid(*cast));
+        let (source, declared) = self.source(operand, read_as)?;
         let mut casts = operand.casts.iter().copied();
         let mut negate = operand.negated;
         let mut value = match (source, declared) {
@@ -209,7 +212,11 @@ impl<'a> Inputs<'a> {
         Ok(value)
     }
 
-    fn source(&self, operand: &'a Operand) -> Result<(Raw<'a>, Option<u32>), Doubt> {
+    fn source(
+        &self,
+        operand: &'a Operand,
+        read_as: Option<KeyType>,
+    ) -> Result<(Raw<'a>, Option<u32>), Doubt> {
         match &operand.source {
             OperandSource::Null => Ok((Raw::Null, None)),
             OperandSource::Fixed(text) => Ok((Raw::Text(Cow::Borrowed(text.as_bytes())), Some(oid::TEXT))),
@@ -220,7 +227,7 @@ impl<'a> Inputs<'a> {
                 let text = self.text.get(span).ok_or(Doubt::SILENT)?;
                 self.literal(text, *class).map(|raw| (raw, None))
             }
-            OperandSource::Param(number) => self.param(*number, operand),
+            OperandSource::Param(number) => self.param(*number, operand, read_as),
         }
     }
 
@@ -245,7 +252,12 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    fn param(&self, number: u16, operand: &Operand) -> Result<(Raw<'a>, Option<u32>), Doubt> {
+    fn param(
+        &self,
+        number: u16,
+        operand: &Operand,
+        read_as: Option<KeyType>,
+    ) -> Result<(Raw<'a>, Option<u32>), Doubt> {
         let Params::Bound { types, formats, values } = self.params else {
             return Err(Doubt::because(Error::client(
                 SqlState::UNDEFINED_PARAMETER,
@@ -268,9 +280,8 @@ impl<'a> Inputs<'a> {
         };
         if declared.is_none() && (operand.negated || self.shared_params.contains(&number)) {
             // Its type is that of its first use in the text, which may be another place: `price = $1 AND id = $1`.
-            // Text means the same to every type that can meet the column, but for two: bpchar loses trailing spaces
-            // and name is cut. A sign alone makes the parameter a float8.
-            let safe = !operand.negated && !binary && bytes.len() < 64 && bytes.last() != Some(&b' ');
+            // A sign alone makes the parameter a float8.
+            let safe = !operand.negated && !binary && self.means_one_thing(bytes, read_as);
             if !safe {
                 return Err(Doubt::because(
                     Error::unsupported(format!("the type of parameter ${number} is not known"))
@@ -279,6 +290,29 @@ impl<'a> Inputs<'a> {
             }
         }
         Ok((if binary { Raw::Binary(bytes) } else { Raw::Text(Cow::Borrowed(bytes)) }, declared))
+    }
+}
+
+impl Inputs<'_> {
+    /// Whether a text means the same to every type that can meet a key of that type, or its array.
+    fn means_one_thing(&self, text: &[u8], key: Option<KeyType>) -> bool {
+        /// Above it a float4 may be another number.
+        const FLOAT_EXACT: u32 = 1 << 24;
+        match key {
+            // float4, float8 and oid read the other numbers differently
+            Some(KeyType::Int2 | KeyType::Int4 | KeyType::Int8) => std::str::from_utf8(text).is_ok_and(|t| {
+                t.bytes().all(|b| b.is_ascii_digit()) && t.parse::<u32>().is_ok_and(|v| v <= FLOAT_EXACT)
+            }),
+            // bpchar loses trailing spaces, name is cut, "char" even more so
+            Some(KeyType::Text) => {
+                text.len() < 64 && text.last() != Some(&b' ') && (text.len() == 1 || !self.single_chars)
+            }
+            Some(KeyType::Uuid | KeyType::Bytea) => true,
+            // Many a numeric is one float8; a date and the time zones make of each other what they like.
+            Some(KeyType::Numeric | KeyType::Date | KeyType::Timestamp | KeyType::TimestampTz) => false,
+            // an array, or a cast to what is no key
+            None => text.len() < 64 && text.last() != Some(&b' '),
+        }
     }
 }
 
@@ -519,7 +553,7 @@ mod tests {
     }
 
     fn bound<'a>(params: &'a Params<'a>, shared: &'a [u16]) -> Inputs<'a> {
-        Inputs { text: "", literals: &[], params, shared_params: shared }
+        Inputs { text: "", literals: &[], params, shared_params: shared, single_chars: false }
     }
 
     /// Compares one parameter with a column.

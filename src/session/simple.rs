@@ -329,6 +329,13 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         let (template, route) = planned(s, len, piece, snapshot).await?;
         match control::of(&template, piece_text(s, len, piece)?) {
             Some(Control::DiscardAll | Control::Deallocate(_)) => together = false,
+            // What follows may be read differently, and an error further on takes the setting back.
+            Some(Control::Set(_)) => together = false,
+            Some(Control::Commit { .. } | Control::Rollback { .. } | Control::RollbackTo(_))
+                if s.txn.sets_anything() =>
+            {
+                together = false;
+            }
             Some(control) => {
                 together &= !changes_names || piece + 1 == pieces;
                 effects.push(control.effect().unwrap_or(Effect::Nothing));
@@ -439,8 +446,9 @@ async fn statement_of_many(
 ) -> Served<()> {
     if s.txn.may_have_temporaries() {
         temporaries::learn(s).await?;
-        s.refresh()?;
     }
+    // the statement before may have set, or ended, what this one is read under
+    s.refresh()?;
     let (template, route) = planned(s, len, piece, snapshot).await?;
     crate::metrics::statement(route.kind());
     let text = piece_text(s, len, piece)?.to_owned();

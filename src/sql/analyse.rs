@@ -185,6 +185,8 @@ fn without_sugar(
         Err(NotUnderstood::Syntax(_)) => return None,
         Err(e) => return Some(Err(e)),
     };
+    // sugar that is written out may name a parameter more often than the text does
+    facts.param_uses.clear();
     // literals of the new text as literals of the statement: those that are the same bytes still
     let same: Vec<Option<u32>> = scan
         .literals

@@ -150,6 +150,8 @@ pub struct Facts {
     pub hidden_tables: bool,
     /// set_config() of a setting that changes what statements mean, or of one whose name is not known
     pub makes_settings: bool,
+    /// parameters that stand bare beside a column, or are stored in one, with the column's type: once for each place
+    pub param_uses: Vec<(u16, u32)>,
     /// literals whose values the plan depends on (besides keys); relative indexes
     pub steering_literals: Vec<u32>,
     /// WHERE CURRENT OF: the cursor's name, folded. The statement belongs where that cursor is; `must` says nothing.

@@ -354,6 +354,10 @@ impl Txn {
     pub fn effective(&self) -> Settings {
         self.journal.over(&self.settings)
     }
+    /// Whether the open block has made settings, which its end may take back.
+    pub fn sets_anything(&self) -> bool {
+        self.journal.sets_anything()
+    }
     pub fn settings_version(&self) -> u64 {
         self.settings_version
     }

@@ -73,6 +73,7 @@ impl Resolver<'_> {
                 let with_null = null(left) || null(right);
                 let left = self.scalar(left, level, subs)?;
                 let right = self.scalar(right, level, subs)?;
+                self.note_uses(&left, &right);
                 if comparison == Comparison::Equal && with_null {
                     // `x IS NULL` under transform_null_equals, else never true
                     return Ok(match (want, left, right) {
@@ -167,6 +168,28 @@ impl Resolver<'_> {
                 self.scalar(e, level, subs)?;
                 Ok(always())
             }
+        }
+    }
+
+    /// Parameters that take the type of the column that they are compared with.
+    fn note_uses(&mut self, left: &Scalar, right: &Scalar) {
+        match (left, right) {
+            (Scalar::Row(l), Scalar::Row(r)) => l.iter().zip(r).for_each(|(l, r)| self.note_uses(l, r)),
+            (Scalar::Column(c), Scalar::Constant(o)) | (Scalar::Constant(o), Scalar::Column(c)) => {
+                self.note_use(*c, o);
+            }
+            _ => {}
+        }
+    }
+
+    /// The same for one that is compared with, or stored in, a column.
+    pub fn note_use(&mut self, column: ColId, operand: &Operand) {
+        if let OperandSource::Param(n) = operand.source
+            && operand.casts.is_empty()
+            && !operand.negated
+            && let Some(ty) = self.type_of(column)
+        {
+            self.facts.param_uses.push((n, ty.oid));
         }
     }
 

@@ -382,7 +382,10 @@ impl<'a> Resolver<'a> {
                     target.is_null_by_default(*column).then(null)
                 } else {
                     match self.scalar(e, &level, subs)? {
-                        Scalar::Constant(operand) if self.is_written(target.table, *column) => Some(operand),
+                        Scalar::Constant(operand) if self.is_written(target.table, *column) => {
+                            self.note_use(target.columns.start + *column as ColId, &operand);
+                            Some(operand)
+                        }
                         _ => None,
                     }
                 };
@@ -596,7 +599,10 @@ impl<'a> Resolver<'a> {
                 let value: Option<Operand> = match value {
                     // a column set to itself stays what it is
                     Scalar::Column(c) if c == own || same.contains(&(column, c)) => continue,
-                    Scalar::Constant(operand) if name.0.len() == 1 => Some(operand),
+                    Scalar::Constant(operand) if name.0.len() == 1 => {
+                        self.note_use(own, &operand);
+                        Some(operand)
+                    }
                     _ => None,
                 };
                 self.occurrences[target.occurrence].assigns.push((column, value));
