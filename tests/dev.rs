@@ -142,9 +142,16 @@ async fn down_after_the_proxy_and_a_server_crashed() {
     assert_eq!(status["shards"][0]["nodes"][0]["running"], true);
     assert_eq!(status["shards"][1]["nodes"][0]["running"], false);
 
-    // up mends it
+    // up mends it, and again when only a server is gone
     let again = dev.json(&["up"]);
     assert_eq!(again["running"], true);
+    let server = again["shards"][0]["nodes"][0]["pid"].as_u64().unwrap() as u32;
+    let server = ProcessId::of(server).unwrap();
+    server.signal(9);
+    gone(&server).await;
+    let again = dev.json(&["up"]);
+    assert_eq!(again["running"], true);
+    assert!(error(&dev.run(&["up"])).contains("is up already"));
     let process = ProcessId::of(again["proxy"]["pid"].as_u64().unwrap() as u32).unwrap();
     process.signal(9);
     gone(&process).await;

@@ -180,6 +180,42 @@ async fn messages_out_of_turn_end_their_session_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_come_during_copy_ends_the_session() {
+    let h = Harness::start(Setup::default()).await;
+    let others: [&[u8]; 4] = [
+        b"Q\0\0\0\x0dSELECT 1\0",
+        b"P\0\0\0\x10\0SELECT 1\0\0\0",
+        b"F\0\0\0\x0a\0\0\0\0\0\0",
+        b"E\0\0\0\x09\0\0\0\0\0",
+    ];
+    for url in [h.url(), h.oracle_url()] {
+        for message in others {
+            let mut w = Wire::connect(&url, &[]).unwrap();
+            let heard = w.q("COPY audit FROM STDIN").copy("1\tx\n").raw(message).hear(1);
+            let what = format!("unexpected message type 0x{:02X} during COPY from stdin", message[0]);
+            assert!(heard.iter().any(|l| l.contains("08P01") && l.contains(&what)), "{heard:?}");
+            assert!(!heard.iter().any(|l| l.starts_with("ready")), "the session is over: {heard:?}");
+        }
+        let mut w = Wire::connect(&url, &[]).unwrap();
+        assert_eq!(last(&w.q("SELECT count(*) FROM audit").hear(1), "row "), "row 0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_statements_are_taken_up_to_the_limit() {
+    let h = Harness::start(Setup { settings: &["database.app.max_message=8MiB"], ..Setup::default() }).await;
+    let mut w = Wire::connect(&h.url(), &[]).unwrap();
+    let (one, _) = h.keys_on_both_shards();
+    let note = "x".repeat(6 << 20);
+    let heard = w.q(&format!("INSERT INTO accounts (id, owner) VALUES ({one}, '{note}')")).hear(1);
+    assert_eq!(last(&heard, "complete"), "complete INSERT 0 1");
+    let heard = w.q(&format!("SELECT length(owner) FROM accounts WHERE id = {one}")).hear(1);
+    assert_eq!(last(&heard, "row "), format!("row {}", note.len()));
+    let heard = w.q(&format!("SELECT '{note}{note}'")).hear(1);
+    assert!(last(&heard, "error").contains("54000"), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deep_and_long_statements_do_not_hurt() {
     let h = Harness::start(Setup::default()).await;
     let mut w = Wire::connect(&h.url(), &[]).unwrap();
@@ -192,7 +228,12 @@ async fn deep_and_long_statements_do_not_hurt() {
     );
     let subscripts = format!("SELECT (ARRAY[1]){}", "[1]".repeat(60_000));
     let megabyte = format!("SELECT '{}'", "x".repeat(4 << 20));
-    for sql in [unions, format!("SELECT {sums}"), parens, ors, subscripts, megabyte] {
+    let joins = format!("SELECT 1 FROM {}plain{}", "plain JOIN ".repeat(1000), " ON true".repeat(1000));
+    let rows = format!("SELECT * FROM accounts WHERE ({0}) = ({0})", vec!["id"; 50_000].join(","));
+    let doubled: String =
+        (1..50).map(|i| format!(", c{i} AS (SELECT * FROM c{0} a, c{0} b)", i - 1)).collect();
+    let stars = format!("WITH c0 AS (SELECT * FROM plain){doubled} SELECT 1 FROM c49");
+    for sql in [unions, format!("SELECT {sums}"), parens, ors, subscripts, megabyte, joins, rows, stars] {
         let heard = w.q(&sql).hear(1);
         assert_eq!(heard.last().unwrap(), "ready I", "{:.60}", sql);
     }

@@ -439,11 +439,13 @@ async fn encryption_can_be_asked_for_once() {
     assert_eq!(ask_for_tls(&mut wire).await, b'N');
     wire.send(&app()).await;
     wire.welcomed().await;
-    let mut wire = house.dial().await;
-    wire.send(&GSS_REQUEST).await;
-    assert_eq!(bounded(wire.0.read_u8()).await.unwrap(), b'N');
-    wire.send(&GSS_REQUEST).await;
-    wire.fatal("08P01").await;
+    for request in [GSS_REQUEST, SSL_REQUEST] {
+        let mut wire = house.dial().await;
+        wire.send(&request).await;
+        assert_eq!(bounded(wire.0.read_u8()).await.unwrap(), b'N');
+        wire.send(&request).await;
+        wire.fatal("08P01").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,6 +189,7 @@ pub(crate) fn cannot_connect(shard_name: &str, node: &NodeAddr, what: &str) -> E
         shard_name,
         format!("shard \"{shard_name}\" cannot be reached at {node}: {what}"),
     )
+    .hint("Is that server running? pgweir tries again with the next statement.")
     .retryable()
 }
 

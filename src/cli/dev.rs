@@ -104,6 +104,10 @@ async fn start(up: Up) -> Result<ExitCode> {
     fs::create_dir_all(dir).map_err(|e| unwritable(dir, e))?;
     let lock = lock(dir)?;
     if is_up(dir) {
+        if mend(&up).await? {
+            Report::of(dir).await?.print(up.place.json)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         return Err(Error::config(format!("the cluster in {} is up already", dir.display()))
             .hint("`pgweir dev status` shows it, `pgweir dev down` stops it."));
     }
@@ -136,6 +140,21 @@ async fn start(up: Up) -> Result<ExitCode> {
     proxy.stop().await?;
     cluster.stop().await?;
     outcome
+}
+
+/// Starts servers that have ended while the proxy runs. False: there are none, or it is not this that is asked for.
+async fn mend(up: &Up) -> Result<bool> {
+    if up.foreground || up.demo {
+        return Ok(false);
+    }
+    let dir = &up.place.dir;
+    let mut cluster = Cluster::open(dir, Lifetime::Detached)?;
+    must_match(up, &cluster, configured_port(dir)?)?;
+    if cluster.nodes_mut().all(|node| node.is_running()) {
+        return Ok(false);
+    }
+    cluster.start_again().await?;
+    Ok(true)
 }
 
 /// Servers first, then files, then the proxy.

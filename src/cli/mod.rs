@@ -39,7 +39,11 @@ enum Command {
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Serve(_)) {
+        die_with_the_reader();
+    }
+    let outcome = match command {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
         Command::Route(args) => route::run(args),
@@ -49,6 +53,13 @@ pub fn main() -> ExitCode {
         report(&error);
         ExitCode::FAILURE
     })
+}
+
+/// `pgweir route ... | head` ends quietly when nobody reads any more, like other programs. A proxy must not: there
+/// a broken pipe is an error of one socket.
+fn die_with_the_reader() {
+    // SAFETY: no other thread runs yet, and the default action is always valid.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// An error as a person at a terminal should meet it: the SQLSTATE is for clients of the proxy and left out.

@@ -13,6 +13,8 @@ use std::ops::Bound;
 
 /// Why a COPY into a sharded table goes where it goes.
 const COPY_IN: &str = "each row that is copied goes by its key";
+/// Keys that an explanation lists.
+const KEYS_SHOWN: usize = 100;
 /// Keys that one condition may list before it stops narrowing.
 const KEYS_LIMIT: usize = 10_000;
 
@@ -611,7 +613,7 @@ impl<'a> Evaluation<'a> {
                 value.to_text().into_owned(),
                 self.map.shard(shard).name.to_string(),
             );
-            if !explanation.keys.contains(&line) {
+            if explanation.keys.len() < KEYS_SHOWN && !explanation.keys.contains(&line) {
                 explanation.keys.push(line);
             }
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// Above this many bytes to be sent nothing more is read from links.
 const OUTPUT_HIGH: usize = 64 * 1024;
@@ -57,6 +57,16 @@ impl Client {
         // SAFETY: `poll_read` initialised the first n bytes of the spare capacity.
         unsafe { self.input.set_len(self.input.len() + n) };
         Poll::Ready(Ok(n))
+    }
+
+    /// Nothing more is said; what the client still sends is thrown away until it closes. A close with unread bytes
+    /// resets the connection, and the reset can overtake the last message.
+    pub async fn drain(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        self.input = BytesMut::new();
+        let mut rest = [0; 8 * 1024];
+        while self.stream.read(&mut rest).await? > 0 {}
+        Ok(())
     }
 
     fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

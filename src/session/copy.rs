@@ -172,10 +172,15 @@ pub(super) async fn pump(s: &mut Session, skip: usize) -> Result<(), Gone> {
             drop(cut(s, skip, header.len));
             Ok(())
         }
-        tag => Err(Gone::Fatal(Error::protocol(format!(
-            "unexpected message type 0x{tag:02X} during COPY from stdin"
-        )))),
+        tag => Err(out_of_turn(tag)),
     }
+}
+
+/// What cannot come while a COPY waits for data. A client that sends it has lost track, so the session ends, as
+/// in Postgres; the COPY with it.
+pub(super) fn out_of_turn(tag: u8) -> Gone {
+    let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+    Gone::Fatal(Error::protocol(message).fatal())
 }
 
 /// Sends the rows that `data` completes. When the COPY fails over it, `s.copying` is gone.

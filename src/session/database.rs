@@ -43,6 +43,9 @@ crate::options! {
         checkout_timeout: Duration = Duration::from_secs(5),
         /// after DDL: how long a session waits until the changed schema has been read
         schema_timeout: Duration = Duration::from_secs(5),
+        /// largest message of a client (a statement, or the values of one) that is taken, at most 1GiB; longer ones end
+        /// their session with 54000. COPY data is not concerned.
+        max_message: Size = Size(256 << 20),
         /// plans kept for all sessions together
         plan_cache: usize = 10_000,
         /// longest row of a COPY into a sharded table: rows are held until they are whole

@@ -113,6 +113,7 @@ pub async fn serve(
     backend::backend_key_data(client.put(), entry.pid, entry.secret());
     backend::ready_for_query(client.put(), b'I');
     let pid = entry.pid;
+    let largest = usize::try_from(database.options.max_message.0).unwrap_or(usize::MAX);
     let running = Arc::new(Watch::new(entry.clone(), database.backends.clone()));
     let mut session = Session {
         client,
@@ -129,7 +130,7 @@ pub async fn serve(
         schema_dirty: false,
         copying: None,
         barrier: false,
-        limits: Limits::CLIENT,
+        limits: Limits::CLIENT.with_largest(largest),
         user,
         database,
     };
@@ -148,9 +149,12 @@ pub async fn serve(
 /// Says why, and closes.
 async fn refuse(client: &mut Client, e: &Error) {
     backend::error(client.put(), e);
-    let flushed = poll_fn(|cx| client.poll_flush(cx));
+    let told = async {
+        poll_fn(|cx| client.poll_flush(cx)).await?;
+        client.drain().await
+    };
     // A client that does not read its goodbye does not hold the task.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), flushed).await;
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), told).await;
 }
 
 impl Session {
@@ -218,6 +222,9 @@ impl Session {
             self.copying = None;
         } else if tag == b'd' {
             return copy::data(self).await;
+        }
+        if self.run.copy_in.is_some() && !matches!(tag, b'c' | b'f' | b'H' | b'S' | b'X') {
+            return Err(copy::out_of_turn(tag));
         }
         if self.client.input.len() < header.len {
             // the rest of COPY data that nobody waits for any more

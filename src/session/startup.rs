@@ -258,7 +258,7 @@ async fn open(stream: Stream, door: &Door) -> Result<Opened, End> {
         Ok(false) => stream,
         Err(e) => return Err(End { channel: None, stop: e.into() }),
     });
-    let mut asked_gss = false;
+    let (mut asked_gss, mut asked_tls) = (false, false);
     loop {
         let request = match next_request(&mut channel).await {
             Ok(request) => request,
@@ -274,7 +274,8 @@ async fn open(stream: Stream, door: &Door) -> Result<Opened, End> {
                     return Err(End { channel: None, stop });
                 }
             }
-            Request::Ssl if !channel.stream.is_tls() => {
+            Request::Ssl if !asked_tls && !channel.stream.is_tls() => {
+                asked_tls = true;
                 // Whatever lies behind the request was sent in plain text by somebody who did not wait for
                 // our answer: no client does that.
                 if !channel.input.is_empty() {

@@ -55,8 +55,10 @@ pub use tokens::reads_only_catalogs;
 const MAX_DEPTH: u32 = 200;
 /// Operators, UNION arms, casts in a row: they become a left-deep tree.
 const MAX_CHAIN: u32 = 1_000;
-/// Bytes of one statement. A tree takes about fifty times the text.
+/// Bytes of one statement, each literal counted as an empty one. A tree takes about fifty times as much.
 const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Bytes of one statement with what its literals say, of which a tree holds a copy.
+const MAX_LITERAL_BYTES: usize = 64 << 20;
 /// Steps of deriving conditions.
 const BUDGET: usize = 2_000_000;
 
@@ -134,7 +136,7 @@ pub fn analyse_from(
     if scan.chain > MAX_CHAIN {
         return Err(too_complex("the statement chains too many operators"));
     }
-    if sql.len() > MAX_TEXT_BYTES {
+    if piece.normalized.len() > MAX_TEXT_BYTES || sql.len() > MAX_LITERAL_BYTES {
         return Err(too_complex("the statement is too long"));
     }
     let literals =

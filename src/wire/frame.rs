@@ -76,6 +76,7 @@ impl Limits {
             Kind::Unknown => None,
             Kind::Short => Some(short as u32),
             Kind::Large => Some(self.large),
+            Kind::Streamed => Some(MAX_MESSAGE as u32),
         }
     }
 
@@ -107,9 +108,11 @@ enum Kind {
     Unknown,
     Short,
     Large,
+    /// COPY data: passed on as it comes, never held as a whole
+    Streamed,
 }
 
-const fn kinds(short: &[u8], large: &[u8]) -> [Kind; 256] {
+const fn kinds(short: &[u8], large: &[u8], streamed: &[u8]) -> [Kind; 256] {
     let mut table = [Kind::Unknown; 256];
     let mut i = 0;
     while i < short.len() {
@@ -121,18 +124,23 @@ const fn kinds(short: &[u8], large: &[u8]) -> [Kind; 256] {
         table[large[i] as usize] = Kind::Large;
         i += 1;
     }
+    i = 0;
+    while i < streamed.len() {
+        table[streamed[i] as usize] = Kind::Streamed;
+        i += 1;
+    }
     table
 }
 
-static LOGIN_KINDS: [Kind; 256] = kinds(b"pX", b"");
-static CLIENT_KINDS: [Kind; 256] = kinds(b"CcDEfHpSX", b"BdFPQ");
+static LOGIN_KINDS: [Kind; 256] = kinds(b"pX", b"", b"");
+static CLIENT_KINDS: [Kind; 256] = kinds(b"CcDEfHpSX", b"BFPQ", b"d");
 // 't' is long here though not in libpq: a statement can have 65,535 parameters
-static SERVER_KINDS: [Kind; 256] = kinds(b"123cCGHIKnRSsvWZ", b"ADdENTtV");
+static SERVER_KINDS: [Kind; 256] = kinds(b"123cCGHIKnRSsvWZ", b"ADENTtV", b"d");
 
 /// The header of the message at the front of `buf`; `None` when fewer than five bytes are there.
 ///
-/// Errors (all FATAL 08P01): a tag that this sender cannot send in this state (told from the first byte on), a length
-/// that is negative, less than 4, or above the limit of this kind of message.
+/// Errors (all FATAL): 08P01 for a tag that this sender cannot send in this state (told from the first byte on), and for
+/// a length that is negative, less than 4, or above what Postgres takes; 54000 for one above the configured limit.
 #[inline]
 pub fn header(buf: &[u8], limits: &Limits) -> Result<Option<Header>> {
     let Some(&tag) = buf.first() else { return Ok(None) };
@@ -148,6 +156,16 @@ pub fn header(buf: &[u8], limits: &Limits) -> Result<Option<Header>> {
 
 #[cold]
 fn bad_length(tag: u8, length: u32, limit: u32, limits: &Limits) -> Error {
+    if length > limit
+        && limit == limits.large
+        && limits.sender == Sender::Client
+        && length as usize <= MAX_MESSAGE
+    {
+        let message = format!("a message of {length} bytes is longer than the {limit} that this proxy takes");
+        return Error::limit(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
+            .hint("The limit is max_message of the database in pgweir's configuration.")
+            .fatal();
+    }
     limits.broken("invalid message length").detail(format!(
         "A message of type \"{}\" announces {} bytes; at least 4 and at most {limit} are accepted.",
         char::from(tag),

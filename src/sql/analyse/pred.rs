@@ -273,7 +273,7 @@ fn derive(atom: &P, known: &Known, targets: &Targets<'_>, budget: &mut Budget, f
     }
     for c in equals.iter().filter(|c| targets.has(**c)) {
         let p = if *c == column { atom.clone() } else { Rc::new(on_column(atom, *c)) };
-        if !found.contains(&p) || found.len() > 64 {
+        if found.len() > 64 || !found.contains(&p) {
             found.push(p);
         }
     }
