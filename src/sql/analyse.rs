@@ -7,7 +7,8 @@
 //! - `text`: tokens get byte offsets and lose what the parser does not know and routing does not need; then the
 //!   parser makes a tree. The literals that the parser saw must be those that the scanner saw.
 //! - `names`: what a name means, as Postgres looks it up: scopes, aliases, CTEs, merged columns.
-//! - `query`, `expr`, `write`, `calls`: the tree becomes relations over numbered columns, and conditions. Each
+//! - `query` (WITH, set operations, VALUES), `select`, `from`, `relation` (what a name in FROM is), `expr`, `types`, `write`,
+//!   `calls` and `hidden` (calls that nobody wrote as calls): the tree becomes relations over numbered columns, and conditions. Each
 //!   expression is resolved once. Whatever is not understood says nothing (`True`), it never stops a condition
 //!   beside it from counting, and what could change the meaning of the whole is refused.
 //! - `rel`: conditions go up (what holds for rows that come out) and down (what must hold for a row to matter).
@@ -25,15 +26,19 @@
 
 mod calls;
 mod expr;
+mod from;
 mod hidden;
 mod names;
 mod pred;
 mod query;
 mod rel;
+mod relation;
+mod select;
 #[cfg(test)]
 mod tests;
 mod text;
 mod tokens;
+mod types;
 mod write;
 
 use crate::catalog::Catalog;

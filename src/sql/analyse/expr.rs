@@ -6,8 +6,10 @@
 
 use super::names::{ColumnType, Level, TypeClass, folded};
 use super::pred::{ColId, P, Pred, Targets, always, and, never, or, project, rename};
-use super::query::{Resolver, Result, constant_type, span_of, type_of_oid, with_stack};
+use super::query::{Resolver, Result, with_stack};
 use super::rel::Rel;
+use super::relation::span_of;
+use super::types::{constant_type, type_of_oid};
 use crate::sql::facts::{CmpOp, Operand, OperandSource};
 use crate::sql::scan::LiteralClass;
 use crate::wire::values::oid;
