@@ -47,6 +47,7 @@ fn world() -> World {
             date_style: "ISO, MDY".into(),
             time_zone: "UTC".into(),
             temporaries: [].into(),
+            encodings: pgweir::plan::Encodings::UTF8,
         },
     }
 }

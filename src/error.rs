@@ -163,6 +163,17 @@ impl Error {
         self.0.fatal = true;
         self
     }
+    /// The same in words that every client_encoding has: what is not ASCII becomes a question mark.
+    pub fn in_ascii(mut self) -> Self {
+        let inner = &mut *self.0;
+        let texts = [&mut inner.detail, &mut inner.hint, &mut inner.shard];
+        for text in texts.into_iter().flatten().chain([&mut inner.message]) {
+            if !text.is_ascii() {
+                *text = text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
+            }
+        }
+        self
+    }
     pub fn source(&self) -> Source {
         self.0.source
     }

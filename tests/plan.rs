@@ -94,6 +94,7 @@ fn run(text: &str, path: &Path) -> (String, String, usize) {
         standard_conforming_strings: true,
         date_style: "ISO, MDY".into(),
         time_zone: "UTC".into(),
+        encodings: pgweir::plan::Encodings::UTF8,
     };
     let planner = Planner::new(1000);
     let mut out = head;
@@ -309,6 +310,7 @@ fn a_hit_neither_plans_nor_allocates() {
         date_style: "ISO, MDY".into(),
         time_zone: "UTC".into(),
         temporaries: [].into(),
+        encodings: pgweir::plan::Encodings::UTF8,
     };
     let planner = Planner::new(100);
     let mut scan = Scan::new();

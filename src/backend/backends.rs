@@ -8,6 +8,7 @@ use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::shards::{ShardId, ShardMap};
+use crate::wire::encoding::Encoding;
 use crate::wire::scram::Keys;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -153,6 +154,12 @@ impl Backends {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// server_encoding of all shards that were reached so far; unknown when they differ.
+    #[inline]
+    pub fn server_encoding(&self) -> Encoding {
+        self.connector.encodings.common()
     }
 
     pub fn options(&self) -> &Options {

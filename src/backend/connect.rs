@@ -8,11 +8,14 @@ use crate::backend::stream::Stream;
 use crate::backend::tls::Tls;
 use crate::error::{Error, Result, SqlState};
 use crate::shards::{NodeAddr, ShardId};
+use crate::wire::encoding::Encoding;
 use crate::wire::frontend;
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -24,12 +27,46 @@ pub struct Connector {
     pub options: Options,
     tls: Tls,
     stretched: Stretched,
+    pub(crate) encodings: ServerEncodings,
+}
+
+/// server_encoding of the shards, as their servers said at the last login.
+#[derive(Debug, Default)]
+pub(crate) struct ServerEncodings {
+    known: Mutex<BTreeMap<u16, Encoding>>,
+    /// number of the one that all have; 0 before the first login
+    common: AtomicU8,
+}
+
+impl ServerEncodings {
+    /// The encoding of all shards that were reached so far; unknown when they differ, or when there are none.
+    #[inline]
+    pub fn common(&self) -> Encoding {
+        Encoding::numbered(self.common.load(Ordering::Acquire)).unwrap_or(Encoding::UNKNOWN)
+    }
+
+    fn learn(&self, link: &Link) {
+        let Some(name) = link.parameters.get("server_encoding") else { return };
+        let encoding = Encoding::named(name);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert(link.shard.0, encoding) == Some(encoding) {
+            return;
+        }
+        let differ = known.values().any(|e| *e != encoding);
+        let common = if differ { Encoding::UNKNOWN } else { encoding };
+        self.common.store(common.number(), Ordering::Release);
+    }
 }
 
 impl Connector {
     /// Errors: F0000 when a certificate file is wrong.
     pub fn new(options: Options) -> Result<Connector> {
-        Ok(Connector { tls: Tls::new(&options)?, options, stretched: Stretched::default() })
+        Ok(Connector {
+            tls: Tls::new(&options)?,
+            options,
+            stretched: Stretched::default(),
+            encodings: ServerEncodings::default(),
+        })
     }
 
     /// A link to one node, ready for statements.
@@ -66,6 +103,7 @@ impl Connector {
                 idle_since: now,
             };
             login::login(&mut link, identity, &self.stretched).await?;
+            self.encodings.learn(&link);
             link.born = Instant::now();
             link.idle_since = link.born;
             Ok(link)

@@ -79,6 +79,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         date_style: "ISO, MDY".into(),
         time_zone: "UTC".into(),
         temporaries: [].into(),
+        encodings: crate::plan::Encodings::UTF8,
     };
     let mut scan = Scan::new();
     scan.scan(&sql, true)?;

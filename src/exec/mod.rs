@@ -60,6 +60,8 @@ pub struct Run {
     pub skipped_by: Option<crate::shards::ShardId>,
     /// the link that waits for COPY data, with nothing but the client's data to go on
     pub copy_in: Option<crate::shards::ShardId>,
+    /// settings (by their version) that the client was told of
+    told: u64,
     /// error replies given to the client so far
     pub errors: u64,
     /// parameters that injected settings have changed so far
@@ -72,6 +74,24 @@ pub struct Run {
     inside: Box<[(u16, u32)]>,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)
     body: Body,
+}
+
+/// ParameterStatus messages of what a link has and its client does not know. A server reports what changes in its own
+/// session, which may be nothing, where the client comes from another link and its settings.
+fn news(link: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) -> BytesMut {
+    let mut out = BytesMut::new();
+    for (name, value) in link {
+        let of_the_server =
+            matches!(&**name, "server_version" | "server_encoding" | "integer_datetimes" | "in_hot_standby");
+        if let Some(known) = reported.get_mut(name)
+            && known != value
+            && !of_the_server
+        {
+            known.clone_from(value);
+            crate::wire::backend::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
+        }
+    }
+    out
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -350,14 +350,25 @@ impl Run {
                     self.copy_in = None;
                 }
                 let status = body.first().copied().unwrap_or(b'I');
+                // After an error what was injected is gone, and will be injected again.
+                let txn_version = txn.settings_version();
+                let news = !failed
+                    && (self.told != txn_version
+                        || txn.participant(from).is_some_and(|p| p.has_new_settings()));
                 if let Some(p) = txn.participant(from) {
                     p.link().outstanding = p.link_ref().outstanding.saturating_sub(1);
                 }
                 txn.settle(from, status, failed, last);
                 match show {
-                    Show::Forward if txn.ready() == status && self.passing.is_empty() => Verdict::Forward,
+                    Show::Forward if txn.ready() == status && self.passing.is_empty() && !news => {
+                        Verdict::Forward
+                    }
                     Show::Forward => {
                         let mut out = self.arrived(sink);
+                        if let (true, Some(p)) = (news, txn.participant(from)) {
+                            self.told = txn_version;
+                            out.extend_from_slice(&super::news(&p.link_ref().parameters, sink.reported()));
+                        }
                         backend::ready_for_query(&mut out, txn.ready());
                         Verdict::Replace(out)
                     }

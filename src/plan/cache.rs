@@ -198,6 +198,8 @@ impl Key {
         for temporary in reading.temporaries.iter() {
             add(xxh3_64(temporary.name.as_bytes()) ^ u64::from(temporary.shard.0));
         }
+        let encodings = reading.encodings;
+        add(u64::from(encodings.client.number()) << 8 | u64::from(encodings.server.number()));
         add(snapshot.map.epoch.0);
         add(snapshot.catalog.version);
         Key(xxh3_128(normalized) ^ (u128::from(rest) << 64 | u128::from(rest)))
@@ -237,6 +239,7 @@ mod tests {
             date_style: "ISO".into(),
             time_zone: "UTC".into(),
             temporaries: [].into(),
+            encodings: crate::plan::Encodings::UTF8,
         }
     }
 
@@ -256,11 +259,15 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &template(&planner, "listen y", &one, &public)));
         assert!(!Arc::ptr_eq(&first, &template(&planner, "listen x", &one, &reading("other"))));
         assert!(!Arc::ptr_eq(&first, &template(&planner, "listen x", &snapshot(2), &public)));
+        let latin = crate::wire::encoding::Encoding::LATIN1;
+        let encodings = crate::plan::Encodings { client: latin, server: latin };
+        let elsewhere = Reading { encodings, ..public.clone() };
+        assert!(!Arc::ptr_eq(&first, &template(&planner, "listen x", &one, &elsewhere)));
         // The same epoch, and yet another map.
         let reloaded = snapshot(1);
         let again = template(&planner, "listen x", &reloaded, &public);
         assert!(!Arc::ptr_eq(&first, &again) && again.is_current(&reloaded) && !first.is_current(&reloaded));
-        assert_eq!(planner.stats().planned, 5);
+        assert_eq!(planner.stats().planned, 6);
     }
 
     #[test]

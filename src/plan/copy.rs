@@ -7,7 +7,7 @@
 
 use super::program::KeyColumn;
 use super::value::{self, Doubt};
-use super::{Snapshot, refuse};
+use super::{Encodings, Snapshot, refuse};
 use crate::catalog::{Column, Table};
 use crate::error::{Error, SqlState};
 use crate::shards::{KeyspaceId, Located, ShardId, ShardMap};
@@ -226,7 +226,7 @@ impl CopyIn {
                 return Err(Stop::Unknown(refuse::copy_value(&self.table.name, &column.name)));
             }
         };
-        value::with_modifier(value, column).map_err(|Doubt(error)| match error {
+        value::with_modifier(value, column, Encodings::UTF8).map_err(|Doubt(error)| match error {
             Some(error) if error.sqlstate() == SqlState::STRING_DATA_RIGHT_TRUNCATION => refused(error),
             Some(error) => Stop::Unknown(error),
             None => Stop::Unknown(refuse::copy_value(&self.table.name, &column.name)),
@@ -335,8 +335,8 @@ fn default_of(column: &Column, key: &KeyColumn) -> Default {
                 literal.replace("''", "'")
             }
         };
-        let value = value::from_text(key.actual, Cow::Owned(literal.into_bytes())).ok()?;
-        Some(value::with_modifier(value, key).ok()?.into_owned())
+        let value = value::from_text(key.actual, Cow::Owned(literal.into_bytes()), Encodings::UTF8).ok()?;
+        Some(value::with_modifier(value, key, Encodings::UTF8).ok()?.into_owned())
     };
     constant().map_or(Default::Unknown, Default::Constant)
 }

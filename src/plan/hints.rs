@@ -1,5 +1,6 @@
 //! Hints: the client names a shard or a key, where the planner cannot find one. docs/hints.md lists them.
 
+use super::Encodings;
 use super::program::Goal;
 use super::value;
 use crate::error::{Error, SqlState};
@@ -16,7 +17,18 @@ pub(super) enum Asked {
 }
 
 /// Reads `shard=`, `key=` and `keyspace=`. `role=` is the session's to read.
-pub(super) fn asked(hints: &Hints, goal: &Goal, map: &ShardMap) -> Result<Asked, Error> {
+pub(super) fn asked(
+    hints: &Hints,
+    goal: &Goal,
+    map: &ShardMap,
+    encodings: Encodings,
+) -> Result<Asked, Error> {
+    if !encodings.is_plain() {
+        let words = hints.shard.iter().chain(&hints.keyspace).chain(&hints.key);
+        if words.into_iter().any(|word| !word.is_ascii()) {
+            return Err(encodings.refusal("a hint"));
+        }
+    }
     let named = match &hints.shard {
         None => None,
         Some(name) => Some(map.shard_named(name).ok_or_else(|| {
@@ -111,16 +123,16 @@ fn key(values: &[String], keyspace: &Keyspace) -> Result<Vec<KeyValue<'static>>,
         .iter()
         .zip(&keyspace.types)
         .map(|(text, kind)| {
-            value::from_text(*kind, Cow::Borrowed(text.as_bytes())).map(KeyValue::into_owned).map_err(
-                |doubt| {
+            value::from_text(*kind, Cow::Borrowed(text.as_bytes()), Encodings::UTF8)
+                .map(KeyValue::into_owned)
+                .map_err(|doubt| {
                     doubt.0.unwrap_or_else(|| {
                         Error::client(
                             SqlState::INVALID_PARAMETER_VALUE,
                             format!("the hint's key \"{text}\" cannot be read"),
                         )
                     })
-                },
-            )
+                })
         })
         .collect()
 }

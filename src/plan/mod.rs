@@ -32,6 +32,9 @@
 //!   compared on a hit; a template whose class quotes its text (SET, EXPLAIN) or whose refusal does is
 //!   kept per text. Map and catalog are compared by identity, through weak pointers, so that a template never serves another map
 //!   and never keeps an old one alive.
+//! - *Bytes above 127* count only where it is known what is stored of them ([`Encodings`]): a text key is hashed as the server's
+//!   bytes, so the session's client_encoding must be the shards' server_encoding. Text that is no UTF-8 is planned in a form
+//!   that can be taken apart and put back ([`widen`](crate::wire::encoding::widen)), and sent as it came.
 //! - *The default shard* answers what belongs to no shard and yet must be in one place: notifications, advisory locks,
 //!   sequences, unlisted and unknown tables. So two sessions meet there.
 //! - *Catalog queries* go to the default shard ([`Route::Default`]): OIDs that one query returns are put into the next one, and
@@ -47,6 +50,7 @@
 
 mod cache;
 mod copy;
+mod encodings;
 mod hints;
 mod program;
 mod refuse;
@@ -56,6 +60,7 @@ mod value;
 
 pub use cache::{Options, Stats};
 pub use copy::{CopyIn, Owner};
+pub use encodings::Encodings;
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -89,6 +94,8 @@ pub struct Reading {
     pub time_zone: Arc<str>,
     /// relations that only this session has; they hide others of the same name
     pub temporaries: Arc<[Temporary]>,
+    /// what the bytes of texts stand for
+    pub encodings: Encodings,
 }
 
 /// A temporary relation and the shard whose link has it.
@@ -210,6 +217,8 @@ pub struct Plan {
 /// One statement of a scanned text.
 #[derive(Debug, Clone, Copy)]
 pub struct Statement<'a> {
+    /// As it came, where texts are UTF-8 ([`Encodings::is_utf8_text`]); elsewhere what
+    /// [`widen`](crate::wire::encoding::widen) makes of it.
     pub text: &'a str,
     pub scan: &'a Scan,
     pub piece: usize,
@@ -276,9 +285,9 @@ impl Template {
         statement: &Statement<'_>,
         params: &Params<'_>,
         snapshot: &Snapshot,
-        _reading: &Reading,
+        reading: &Reading,
     ) -> Route {
-        self.evaluate(statement, params, snapshot, None)
+        self.evaluate(statement, params, snapshot, reading.encodings, None)
     }
 
     /// The same with reasons.
@@ -287,10 +296,10 @@ impl Template {
         statement: &Statement<'_>,
         params: &Params<'_>,
         snapshot: &Snapshot,
-        _reading: &Reading,
+        reading: &Reading,
     ) -> (Route, Explanation) {
         let mut explanation = Explanation::default();
-        let route = self.evaluate(statement, params, snapshot, Some(&mut explanation));
+        let route = self.evaluate(statement, params, snapshot, reading.encodings, Some(&mut explanation));
         if let Route::Reject(error) = &route {
             explanation.reason = error.message().to_owned();
         }
@@ -416,6 +425,14 @@ impl Template {
     }
 
     fn analyse(&mut self, statement: &Statement<'_>, snapshot: &Snapshot, only: Option<ShardId>) {
+        // What is left of a text without its literals are names. Those of the catalog are UTF-8, and letters beyond
+        // ASCII keep their case only in a server of a multi-byte encoding (downcase_identifier, scansup.c).
+        let encodings = self.reading.encodings;
+        if only.is_none() && !encodings.is_plain() && !self.normalized.is_ascii() {
+            let refusal = Some(encodings.refusal("names"));
+            self.goal = Goal::Tables(Tables { refusal, ..Tables::default() });
+            return;
+        }
         let facts = utility::facts(&self.class, statement, snapshot, &self.reading);
         if let Ok(facts) = &facts {
             self.read_only = facts.read_only;
@@ -476,6 +493,7 @@ impl Template {
         statement: &Statement<'_>,
         params: &Params<'_>,
         snapshot: &Snapshot,
+        encodings: Encodings,
         explanation: Option<&mut Explanation>,
     ) -> Route {
         let mut evaluation = route::Evaluation {
@@ -485,6 +503,7 @@ impl Template {
                 params,
                 shared_params: &self.shared_params,
                 single_chars: self.single_chars,
+                encodings,
             },
             map: &snapshot.map,
             explanation,
@@ -495,9 +514,17 @@ impl Template {
             return Route::Reject(hints::unreadable(wrong));
         }
         if hints.shard.is_none() && hints.key.is_empty() && hints.keyspace.is_none() {
+            // The places of a multi-byte character that look like ASCII are the server's to find.
+            if !encodings.is_utf8_text()
+                && !encodings.client.is_ascii_safe()
+                && snapshot.map.shards.len() > 1
+                && !statement.piece_text().is_ascii()
+            {
+                return Route::Reject(encodings.refusal("a statement"));
+            }
             return evaluation.route(&self.goal);
         }
-        match hints::asked(hints, &self.goal, &snapshot.map) {
+        match hints::asked(hints, &self.goal, &snapshot.map, encodings) {
             Err(error) => Route::Reject(error),
             Ok(hints::Asked::Nothing) => evaluation.route(&self.goal),
             Ok(hints::Asked::Miss(keyspace, key)) => Route::Miss { keyspace, key },

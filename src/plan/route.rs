@@ -80,11 +80,17 @@ impl<'a> Evaluation<'a> {
             return Route::Reject(error.clone());
         }
         if let Some(copy) = &tables.copy_in {
+            let encodings = self.inputs.encodings;
+            if !encodings.is_utf8_text() && (!copy.text.is_ascii() || !encodings.client.is_ascii_safe()) {
+                // The statement is said again to each shard, and its data are taken apart by bytes.
+                return Route::Reject(encodings.refusal("a COPY"));
+            }
             self.because(|| COPY_IN.to_owned(), &ShardSet::all(self.map.shards.len()));
             return Route::Rows(copy.clone());
         }
         // Nearly every statement: one table, one key.
         if self.explanation.is_none()
+            && self.inputs.encodings.is_plain()
             && let ([sharded], true) = (&tables.sharded[..], tables.pinned.is_empty())
             && let (Rows::Where(Node::Point(operand)), None) = (&sharded.rows, &sharded.new_key)
             && let Ok(Fit::Value(key)) = self.inputs.compared(operand, &sharded.key[0])
@@ -382,6 +388,12 @@ impl<'a> Evaluation<'a> {
         let mut high: Bound<KeyValue<'a>> = Bound::Unbounded;
         for (op, operand) in bounds {
             let value = match self.inputs.compared(operand, &sharded.key[0]) {
+                // Which characters lie beyond it is an order of the servers' bytes.
+                Ok(Fit::Value(value)) if !self.inputs.encodings.is_plain() && beyond_ascii(&value) => {
+                    let refusal = self.inputs.encodings.refusal("a bound of a shard key");
+                    self.doubt.get_or_insert(refusal);
+                    continue;
+                }
                 Ok(Fit::Value(value)) => value,
                 // NULL compares to nothing.
                 Ok(Fit::Null) => return Found::Only(ShardSet::empty()),
@@ -414,8 +426,25 @@ impl<'a> Evaluation<'a> {
             .map_or(Found::All, Found::Only)
     }
 
+    /// The keyspace's answer, where its map speaks of the bytes that the servers store: bounds and entries are UTF-8.
+    fn owner(&self, sharded: &Sharded, key: &[KeyValue<'_>]) -> Result<Located, Error> {
+        let keyspace = self.map.keyspace(sharded.keyspace);
+        if !self.inputs.encodings.is_plain() && key.iter().any(beyond_ascii) {
+            let ascii = |edge: &[KeyValue<'_>]| !edge.iter().any(beyond_ascii);
+            let comparable = match keyspace.intervals() {
+                None => keyspace.slots().is_some(),
+                Some(all) => all.iter().all(|i| ascii(&i.from) && i.to.as_deref().is_none_or(ascii)),
+            };
+            if !comparable {
+                let what = "a key of a map that is written in UTF-8";
+                return Err(self.inputs.encodings.refusal(what));
+            }
+        }
+        keyspace.locate(key)
+    }
+
     fn locate(&mut self, sharded: &Sharded, key: &[KeyValue<'_>]) -> Result<Found, Stop> {
-        match self.map.keyspace(sharded.keyspace).locate(key) {
+        match self.owner(sharded, key) {
             Ok(Located::Shard(shard)) => {
                 self.note_key(sharded, key, shard);
                 Ok(Found::Only(ShardSet::of(shard)))
@@ -483,7 +512,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn owner_of_row(&mut self, key: &[KeyValue<'a>], sharded: &Sharded) -> Result<ShardId, Stop> {
-        match self.map.keyspace(sharded.keyspace).locate(key) {
+        match self.owner(sharded, key) {
             Ok(Located::Shard(shard)) => {
                 self.note_key(sharded, key, shard);
                 Ok(shard)
@@ -591,7 +620,7 @@ impl<'a> Evaluation<'a> {
                 NewColumn::Kept(Value::Each(_)) | NewColumn::Unknown => return Err(unknown(self)),
             });
         }
-        match self.map.keyspace(sharded.keyspace).locate(&key) {
+        match self.owner(sharded, &key) {
             Ok(Located::Shard(to)) if from.single() == Some(to) => {
                 self.note_key(sharded, &key, to);
                 Ok(())
@@ -646,6 +675,10 @@ pub(super) fn spans_always(tables: &Tables, map: &ShardMap) -> Error {
     let parts: Vec<(String, ShardSet)> =
         tables.pinned_names.iter().map(|(shard, name)| (name.clone(), ShardSet::of(*shard))).collect();
     refuse::apart(map, &parts, &tables.pinned)
+}
+
+fn beyond_ascii(value: &KeyValue<'_>) -> bool {
+    matches!(value, KeyValue::Text(text) if !text.is_ascii())
 }
 
 /// Keeps the bound that leaves fewer values. Of equal bounds either is right: an excluded one only narrows more.

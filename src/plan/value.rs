@@ -5,13 +5,14 @@
 //! the type of its first use. Where that first use cannot be seen from here, or where the meaning depends on a
 //! server setting, the answer is a [`Doubt`], which narrows nothing.
 
-use super::Params;
 use super::program::KeyColumn;
+use super::{Encodings, Params};
 use crate::error::{Error, SqlState};
 use crate::sql::facts::{Operand, OperandSource};
 use crate::sql::lex::string_value;
 use crate::sql::scan::{Literal, LiteralClass};
 use crate::wire::array::{BinaryElements, TextElements};
+use crate::wire::encoding::{self, Encoding, narrow};
 use crate::wire::values::{Converted, KeyType, KeyValue, Numeric, ValueError, oid};
 use std::borrow::Cow;
 
@@ -71,6 +72,7 @@ pub(super) struct Inputs<'a> {
     pub shared_params: &'a [u16],
     /// something in the statement is of type "char"
     pub single_chars: bool,
+    pub encodings: Encodings,
 }
 
 impl<'a> Inputs<'a> {
@@ -79,18 +81,20 @@ impl<'a> Inputs<'a> {
         match self.typed(operand, column.actual)? {
             Typed::Null => Ok(Fit::Null),
             Typed::Unknown(text) if matches!(operand.source, OperandSource::Param(_)) => {
-                match from_text(column.actual, text.clone()) {
+                match from_text(column.actual, text.clone(), self.encodings) {
                     Ok(value) => Ok(Fit::Value(value)),
                     // Its type is that of its first use, which may be a wider column that equals this one. The server
                     // says what does not fit there.
-                    Err(_) if small(column.actual) && from_text(KeyType::Int8, text).is_ok() => {
+                    Err(_)
+                        if small(column.actual) && from_text(KeyType::Int8, text, self.encodings).is_ok() =>
+                    {
                         Ok(Fit::Never)
                     }
                     Err(doubt) => Err(doubt),
                 }
             }
-            Typed::Unknown(text) => Ok(Fit::Value(from_text(column.actual, text)?)),
-            Typed::Binary(bytes) => fit(from_binary_loose(column.actual, bytes)?, column),
+            Typed::Unknown(text) => Ok(Fit::Value(from_text(column.actual, text, self.encodings)?)),
+            Typed::Binary(bytes) => fit(from_binary_loose(column.actual, bytes, self.encodings)?, column),
             Typed::Value(value) => fit(value, column),
         }
     }
@@ -99,11 +103,11 @@ impl<'a> Inputs<'a> {
     pub(super) fn assigned(&self, operand: &'a Operand, column: &KeyColumn) -> Result<Fit<'a>, Doubt> {
         let value = match self.typed(operand, column.actual)? {
             Typed::Null => return Ok(Fit::Null),
-            Typed::Unknown(text) => from_text(column.actual, text)?,
-            Typed::Binary(bytes) => from_binary_loose(column.actual, bytes)?,
+            Typed::Unknown(text) => from_text(column.actual, text, self.encodings)?,
+            Typed::Binary(bytes) => from_binary_loose(column.actual, bytes, self.encodings)?,
             Typed::Value(value) => value,
         };
-        store(value, column).map(Fit::Value)
+        store(value, column, self.encodings).map(Fit::Value)
     }
 
     /// The elements of the array in `column = ANY (operand)`. A NULL array has none: nothing is equal.
@@ -152,10 +156,11 @@ impl<'a> Inputs<'a> {
             Raw::Null => {}
             Raw::Number(_) => return Err(Doubt::SILENT),
             Raw::Text(text) => {
+                sound(&text, self.encodings)?;
                 for element_text in TextElements::new(&text)? {
                     add(match element_text? {
                         None => None,
-                        Some(text) => Some(KeyValue::from_text(element, text)?),
+                        Some(text) => Some(from_text(element, text, self.encodings)?),
                     })?;
                 }
             }
@@ -166,7 +171,7 @@ impl<'a> Inputs<'a> {
                 for bytes in elements {
                     add(match bytes {
                         None => None,
-                        Some(bytes) => Some(KeyValue::from_binary(kind, bytes)?),
+                        Some(bytes) => Some(from_binary(kind, bytes, self.encodings)?),
                     })?;
                 }
             }
@@ -187,15 +192,18 @@ impl<'a> Inputs<'a> {
                 // `$1::int` makes an undeclared $1 an int; binary values are then read strictly.
                 Some(cast) => {
                     casts.next();
-                    Typed::Value(from_binary(KeyType::of_oid(cast).ok_or(Doubt::SILENT)?, bytes)?)
+                    let kind = KeyType::of_oid(cast).ok_or(Doubt::SILENT)?;
+                    Typed::Value(from_binary(kind, bytes, self.encodings)?)
                 }
                 None => Typed::Binary(bytes),
             },
             (Raw::Text(text), Some(declared)) => {
-                Typed::Value(from_text(KeyType::of_oid(declared).ok_or(Doubt::SILENT)?, text)?)
+                let kind = KeyType::of_oid(declared).ok_or(Doubt::SILENT)?;
+                Typed::Value(from_text(kind, text, self.encodings)?)
             }
             (Raw::Binary(bytes), Some(declared)) => {
-                Typed::Value(from_binary(KeyType::of_oid(declared).ok_or(Doubt::SILENT)?, bytes)?)
+                let kind = KeyType::of_oid(declared).ok_or(Doubt::SILENT)?;
+                Typed::Value(from_binary(kind, bytes, self.encodings)?)
             }
         };
         // A sign and a cast commute except at the edge of a type's range, where Postgres refuses the statement itself.
@@ -204,7 +212,7 @@ impl<'a> Inputs<'a> {
             negate = false;
         }
         for cast in casts {
-            value = cast_to(value, cast)?;
+            value = cast_to(value, cast, self.encodings)?;
         }
         if negate {
             value = negated(value)?;
@@ -220,33 +228,41 @@ impl<'a> Inputs<'a> {
         match &operand.source {
             OperandSource::Null => Ok((Raw::Null, None)),
             OperandSource::Fixed(text) => Ok((Raw::Text(Cow::Borrowed(text.as_bytes())), Some(oid::TEXT))),
-            OperandSource::Constant { text, class } => self.literal(text, *class).map(|raw| (raw, None)),
+            // A view's, as the catalog has it: in UTF-8, whatever the session speaks.
+            OperandSource::Constant { text, class } => {
+                let stored = Encodings { client: Encoding::UTF8, ..self.encodings };
+                self.literal(text, *class, stored).map(|raw| (raw, None))
+            }
             OperandSource::Literal { index, class } => {
                 let literal = self.literals.get(*index as usize).ok_or(Doubt::SILENT)?;
                 let span = literal.span.start as usize..literal.span.end as usize;
                 let text = self.text.get(span).ok_or(Doubt::SILENT)?;
-                self.literal(text, *class).map(|raw| (raw, None))
+                self.literal(text, *class, self.encodings).map(|raw| (raw, None))
             }
             OperandSource::Param(number) => self.param(*number, operand, read_as),
         }
     }
 
-    fn literal(&self, text: &'a str, class: LiteralClass) -> Result<Raw<'a>, Doubt> {
+    fn literal(&self, text: &'a str, class: LiteralClass, encodings: Encodings) -> Result<Raw<'a>, Doubt> {
         match class {
             LiteralClass::Int4 | LiteralClass::Int8 => match text.parse::<i64>() {
                 Ok(v) => Ok(Raw::Number(KeyValue::Int(v))),
                 Err(_) => Err(Doubt::SILENT),
             },
             LiteralClass::Numeric => {
-                Ok(Raw::Number(from_text(KeyType::Numeric, Cow::Borrowed(text.as_bytes()))?))
+                let text = Cow::Borrowed(text.as_bytes());
+                Ok(Raw::Number(from_text(KeyType::Numeric, text, encodings)?))
             }
             LiteralClass::String | LiteralClass::Escape | LiteralClass::Dollar => {
-                match string_value(text, class) {
-                    Some(Cow::Borrowed(s)) => Ok(Raw::Text(Cow::Borrowed(s.as_bytes()))),
-                    Some(Cow::Owned(s)) => Ok(Raw::Text(Cow::Owned(s.into_bytes()))),
-                    // The server refuses it, too.
-                    None => Err(Doubt::SILENT),
+                // The server refuses it, too.
+                let value = string_value(text, class).ok_or(Doubt::SILENT)?;
+                if encodings.is_plain() || (text.is_ascii() && value.is_ascii()) {
+                    return Ok(Raw::Text(match value {
+                        Cow::Borrowed(s) => Cow::Borrowed(s.as_bytes()),
+                        Cow::Owned(s) => Cow::Owned(s.into_bytes()),
+                    }));
                 }
+                literal_beyond_ascii(text, &value, class, encodings).map(Raw::Text)
             }
             LiteralClass::Bit | LiteralClass::Hex => Err(Doubt::SILENT),
         }
@@ -278,6 +294,9 @@ impl<'a> Inputs<'a> {
             [all] => *all == 1,
             each => each.get(index) == Some(&1),
         };
+        if !binary && !self.encodings.is_plain() && !bytes.is_ascii() && !self.encodings.as_sent() {
+            return Err(Doubt::because(self.encodings.refusal("the value of a shard key")));
+        }
         if declared.is_none() && (operand.negated || self.shared_params.contains(&number)) {
             // Its type is that of its first use in the text, which may be another place: `price = $1 AND id = $1`.
             // A sign alone makes the parameter a float8.
@@ -291,6 +310,27 @@ impl<'a> Inputs<'a> {
         }
         Ok((if binary { Raw::Binary(bytes) } else { Raw::Text(Cow::Borrowed(bytes)) }, declared))
     }
+}
+
+/// The value of a literal as the server stores it, in a session whose texts may be converted on the way.
+#[cold]
+fn literal_beyond_ascii(
+    text: &str,
+    value: &str,
+    class: LiteralClass,
+    encodings: Encodings,
+) -> Result<Cow<'static, [u8]>, Doubt> {
+    let refused = || Doubt::because(encodings.refusal("the value of a shard key"));
+    if text.is_ascii() {
+        // Escapes are of the server's encoding: `\xe9` is a byte in it, `\u00e9` is converted to it (scan.l).
+        let known = encodings.server == Encoding::UTF8;
+        return if known { Ok(Cow::Owned(value.as_bytes().to_vec())) } else { Err(refused()) };
+    }
+    if !encodings.as_sent() || class == LiteralClass::Escape {
+        return Err(refused());
+    }
+    let sent = encodings.is_utf8_text();
+    Ok(Cow::Owned(if sent { value.as_bytes().to_vec() } else { narrow(value) }))
 }
 
 impl Inputs<'_> {
@@ -369,7 +409,7 @@ fn fit<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<Fit<'a>, Doubt> {
 }
 
 /// A typed value stored in a column: implicit and assignment casts that keep the value, and nothing that rounds.
-fn store<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Doubt> {
+fn store<'a>(value: KeyValue<'a>, column: &KeyColumn, encodings: Encodings) -> Result<KeyValue<'a>, Doubt> {
     use KeyType as T;
     use KeyValue as V;
     let out_of_range = |kind: KeyType| {
@@ -403,11 +443,15 @@ fn store<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Do
             Converted::Never | Converted::NeedsServer => return Err(Doubt::SILENT),
         },
     };
-    with_modifier(value, column)
+    with_modifier(value, column, encodings)
 }
 
 /// Type modifiers change what is stored: varchar(n) cuts trailing spaces, numeric(p,s) and timestamp(p) round.
-pub(super) fn with_modifier<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Result<KeyValue<'a>, Doubt> {
+pub(super) fn with_modifier<'a>(
+    value: KeyValue<'a>,
+    column: &KeyColumn,
+    encodings: Encodings,
+) -> Result<KeyValue<'a>, Doubt> {
     let rounds = || {
         Doubt::because(
             Error::unsupported(format!("the value of key column \"{}\" would be rounded", column.name))
@@ -420,6 +464,20 @@ pub(super) fn with_modifier<'a>(value: KeyValue<'a>, column: &KeyColumn) -> Resu
     match value {
         KeyValue::Text(text) if column.typmod >= 4 => {
             let limit = (column.typmod - 4) as usize;
+            // No encoding has more characters than bytes.
+            if text.len() <= limit {
+                return Ok(KeyValue::Text(text));
+            }
+            if !encodings.is_plain() && !text.is_ascii() {
+                return Err(Doubt::because(
+                    Error::unsupported(format!(
+                        "how many characters the value of key column \"{}\" has cannot be told in {}",
+                        column.name,
+                        encodings.server.name()
+                    ))
+                    .hint("Give a value that is surely short enough."),
+                ));
+            }
             let Ok(chars) = std::str::from_utf8(&text) else { return Err(Doubt::SILENT) };
             match chars.char_indices().nth(limit) {
                 None => Ok(KeyValue::Text(text)),
@@ -483,12 +541,12 @@ fn negated(value: Typed<'_>) -> Result<Typed<'_>, Doubt> {
 }
 
 /// An explicit cast, for the pairs whose result is certain.
-fn cast_to<'a>(value: Typed<'a>, target: u32) -> Result<Typed<'a>, Doubt> {
+fn cast_to<'a>(value: Typed<'a>, target: u32, encodings: Encodings) -> Result<Typed<'a>, Doubt> {
     let kind = KeyType::of_oid(target).ok_or(Doubt::SILENT)?;
     let value = match value {
         Typed::Null => return Ok(Typed::Null),
-        Typed::Unknown(text) => return Ok(Typed::Value(from_text(kind, text)?)),
-        Typed::Binary(bytes) => return Ok(Typed::Value(from_binary(kind, bytes)?)),
+        Typed::Unknown(text) => return Ok(Typed::Value(from_text(kind, text, encodings)?)),
+        Typed::Binary(bytes) => return Ok(Typed::Value(from_binary(kind, bytes, encodings)?)),
         Typed::Value(value) => value,
     };
     use KeyType as T;
@@ -510,7 +568,7 @@ fn cast_to<'a>(value: Typed<'a>, target: u32) -> Result<Typed<'a>, Doubt> {
         (T::Text, V::Int(v)) => V::Text(Cow::Owned(v.to_string().into_bytes())),
         (T::Text, V::Text(t)) => V::Text(t),
         // text goes through the input function of the target
-        (kind, V::Text(t)) => from_text(kind, t)?,
+        (kind, V::Text(t)) => from_text(kind, t, encodings)?,
         (T::Date, V::Timestamp(_)) => return Err(Doubt::SILENT),
         (kind, value) => match value.convert_to(kind) {
             Converted::Value(value) => value,
@@ -520,23 +578,53 @@ fn cast_to<'a>(value: Typed<'a>, target: u32) -> Result<Typed<'a>, Doubt> {
 }
 
 /// Reads text as the input function of a type does.
-pub(super) fn from_text(kind: KeyType, text: Cow<'_, [u8]>) -> Result<KeyValue<'_>, Doubt> {
+///
+/// Bytes above 127 must be those that the server stores.
+pub(super) fn from_text(
+    kind: KeyType,
+    text: Cow<'_, [u8]>,
+    encodings: Encodings,
+) -> Result<KeyValue<'_>, Doubt> {
+    if kind == KeyType::Text && !encodings.is_plain() && !text.is_ascii() {
+        // In a database of another encoding these are no UTF-8, and right all the same.
+        return if text.contains(&0) { Err(Doubt::SILENT) } else { Ok(KeyValue::Text(text)) };
+    }
+    if kind == KeyType::Text {
+        sound(&text, encodings)?;
+    }
     Ok(KeyValue::from_text(kind, text)?)
 }
 
-fn from_binary(kind: KeyType, bytes: &[u8]) -> Result<KeyValue<'_>, Doubt> {
+/// Errors: as the server would refuse text that is not of its encoding.
+fn sound(text: &[u8], encodings: Encodings) -> Result<(), Doubt> {
+    match encodings.is_plain() {
+        true => encoding::utf8(text).map(|_| ()).map_err(Doubt::because),
+        false => Ok(()),
+    }
+}
+
+fn from_binary(kind: KeyType, bytes: &[u8], encodings: Encodings) -> Result<KeyValue<'_>, Doubt> {
+    if kind == KeyType::Text && !encodings.is_plain() && !bytes.is_ascii() {
+        if !encodings.as_sent() {
+            return Err(Doubt::because(encodings.refusal("the value of a shard key")));
+        }
+        return from_text(kind, Cow::Borrowed(bytes), encodings);
+    }
+    if kind == KeyType::Text {
+        sound(bytes, encodings)?;
+    }
     Ok(KeyValue::from_binary(kind, bytes)?)
 }
 
 /// Reads an undeclared parameter that is used once, beside this column: its type is the column's. Integers by their width.
-fn from_binary_loose(kind: KeyType, bytes: &[u8]) -> Result<KeyValue<'_>, Doubt> {
+fn from_binary_loose(kind: KeyType, bytes: &[u8], encodings: Encodings) -> Result<KeyValue<'_>, Doubt> {
     let kind = match (kind, bytes.len()) {
         (KeyType::Int2 | KeyType::Int4 | KeyType::Int8, 2) => KeyType::Int2,
         (KeyType::Int2 | KeyType::Int4 | KeyType::Int8, 4) => KeyType::Int4,
         (KeyType::Int2 | KeyType::Int4 | KeyType::Int8, 8) => KeyType::Int8,
         _ => kind,
     };
-    from_binary(kind, bytes)
+    from_binary(kind, bytes, encodings)
 }
 
 #[cfg(test)]
@@ -553,7 +641,14 @@ mod tests {
     }
 
     fn bound<'a>(params: &'a Params<'a>, shared: &'a [u16]) -> Inputs<'a> {
-        Inputs { text: "", literals: &[], params, shared_params: shared, single_chars: false }
+        Inputs {
+            text: "",
+            literals: &[],
+            params,
+            shared_params: shared,
+            single_chars: false,
+            encodings: Encodings::UTF8,
+        }
     }
 
     /// Compares one parameter with a column.

@@ -6,14 +6,15 @@
 use crate::backend::link::Link;
 use crate::backend::pool::PoolKey;
 use crate::error::{Error, Result, SqlState};
-use crate::plan::Reading;
+use crate::plan::{Encodings, Reading};
 use crate::session::client::Client;
 use crate::session::control::asks_for_one_snapshot;
 use crate::session::database::Database;
 use crate::sql::scan::Hints;
-use crate::txn::inject;
 use crate::txn::settings::{List, Settings, identifier_list, start_statement};
+use crate::txn::{Effect, inject};
 use crate::wire::backend::{DataRow, ErrorFields, ParameterStatus};
+use crate::wire::encoding::Encoding;
 use crate::wire::frame::{self, Limits};
 use crate::wire::frontend;
 use bytes::Buf;
@@ -50,7 +51,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    pub fn reading(&self, user: &Arc<str>) -> Reading {
+    pub fn reading(&self, user: &Arc<str>, server: Encoding) -> Reading {
         Reading {
             search_path: resolve(&identifier_list(&self.search_path), user),
             role: user.clone(),
@@ -58,11 +59,21 @@ impl Baseline {
             date_style: self.value("DateStyle").unwrap_or("ISO, MDY").into(),
             time_zone: self.value("TimeZone").unwrap_or("UTC").into(),
             temporaries: [].into(),
+            encodings: Encodings {
+                client: self.value(NAME).map_or(Encoding::UNKNOWN, Encoding::named),
+                server,
+            },
         }
     }
 
     /// The same with what the session has set since.
-    pub fn reading_with(&self, user: &Arc<str>, settings: &Settings, client: &Client) -> Reading {
+    pub fn reading_with(
+        &self,
+        user: &Arc<str>,
+        settings: &Settings,
+        client: &Client,
+        encodings: Encodings,
+    ) -> Reading {
         let role = ["role", "session_authorization"]
             .iter()
             .find_map(|n| settings.statement(n))
@@ -80,6 +91,20 @@ impl Baseline {
             date_style: value("DateStyle").unwrap_or("ISO, MDY").into(),
             time_zone: value("TimeZone").unwrap_or("UTC").into(),
             temporaries: [].into(),
+            encodings,
+        }
+    }
+
+    /// The session's settings with the client_encoding that its client was told. Named always, so that no link gives it
+    /// another one because its database or role has another default.
+    pub fn told(&self, settings: Settings) -> Settings {
+        match self.value(NAME) {
+            Some(value) if settings.statement(NAME).is_none() => {
+                let mut list = List::clone(settings.list());
+                list.push((NAME.into(), start_statement(NAME, value)));
+                Settings::starting_with(list)
+            }
+            _ => settings,
         }
     }
 
@@ -94,6 +119,27 @@ impl Baseline {
     }
 }
 
+const NAME: &str = "client_encoding";
+
+/// What client_encoding is by the session's own settings: the truth before a server has reported it.
+pub fn encoding_as_set(settings: &Settings) -> Encoding {
+    match settings.statement(NAME).map(values).as_deref() {
+        Some([name]) => Encoding::named(name),
+        _ => Encoding::UNKNOWN,
+    }
+}
+
+/// What servers have told the client of its client_encoding.
+pub fn encoding_as_reported(client: &Client) -> Encoding {
+    client.reported_value(NAME).map_or(Encoding::UNKNOWN, Encoding::named)
+}
+
+/// The setting that makes an encoding the session's own.
+pub fn encoding_effect(encoding: Encoding, local: bool) -> Effect {
+    let statement = Some(start_statement(NAME, encoding.name()));
+    Effect::Set { name: NAME.into(), statement, local }
+}
+
 fn resolve(path: &[String], user: &Arc<str>) -> Arc<[Arc<str>]> {
     path.iter().map(|n| if n == "$user" { user.clone() } else { Arc::from(n.as_str()) }).collect()
 }
@@ -101,7 +147,7 @@ fn resolve(path: &[String], user: &Arc<str>) -> Arc<[Arc<str>]> {
 /// The values of a SET statement: identifiers folded, strings unquoted.
 fn values(statement: &str) -> Vec<String> {
     let lower = statement.to_ascii_lowercase();
-    let from = [" to ", "=", " schema ", " role ", " authorization "]
+    let from = [" to ", "=", " schema ", " role ", " authorization ", " names "]
         .iter()
         .filter_map(|w| lower.find(w).map(|at| at + w.len()))
         .min()
@@ -352,6 +398,7 @@ mod tests {
         assert_eq!(path("set search_path=A"), ["a"]);
         assert_eq!(path("SET SCHEMA 'x''y'"), ["x'y"]);
         assert!(path("SET search_path TO ''").is_empty());
+        assert_eq!(path("SET NAMES 'latin1'"), ["latin1"]);
         assert_eq!(path("SET ROLE \"Bob\""), ["Bob"]);
     }
 

@@ -21,11 +21,17 @@ pub struct Client {
     pub input: BytesMut,
     output: BytesMut,
     reported: BTreeMap<String, String>,
+    /// rises with every parameter that the client is told of
+    reports: u64,
 }
 
 impl Client {
     pub fn new(stream: Stream, input: BytesMut) -> Self {
-        Client { stream, input, output: BytesMut::new(), reported: BTreeMap::new() }
+        Client { stream, input, output: BytesMut::new(), reported: BTreeMap::new(), reports: 0 }
+    }
+
+    pub fn reports(&self) -> u64 {
+        self.reports
     }
 
     pub fn reported_value(&self, name: &str) -> Option<&str> {
@@ -124,6 +130,7 @@ impl Sink for Client {
         self.output.len() >= OUTPUT_HIGH
     }
     fn reported(&mut self) -> &mut BTreeMap<String, String> {
+        self.reports += 1;
         &mut self.reported
     }
 }

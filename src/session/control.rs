@@ -34,7 +34,23 @@ pub enum Control {
 }
 
 /// `None`: a statement to be routed.
-pub fn of(template: &Template, text: &str) -> Option<Control> {
+///
+/// Errors: 0A000 for one that pgweir would have to say again, in words that it only has in a widened form (`wide`). With
+/// one shard a setting needs no saying again, if it stays on its link.
+pub fn of(template: &Template, text: &str, wide: bool, shards: usize) -> Result<Option<Control>, Error> {
+    match by_class(template, text) {
+        Some(control) if wide && !text.is_ascii() => match control {
+            Control::Set(Effect::Set { .. }) if shards == 1 => Ok(None),
+            _ => Err(Error::unsupported(
+                "transaction control and settings with characters beyond ASCII are served in UTF-8 only",
+            )
+            .hint("SET client_encoding = 'UTF8' first, or use ASCII characters (E'\\u00e9').")),
+        },
+        control => Ok(control),
+    }
+}
+
+fn by_class(template: &Template, text: &str) -> Option<Control> {
     Some(match &template.class {
         Class::Begin(modes) => Control::Begin(begin(modes, text)),
         Class::Commit { chain } => Control::Commit { chain: *chain },
@@ -307,12 +323,20 @@ pub(super) async fn execute(
             }
             s.txn.discard();
             s.extended.forget();
-            // A server is asked for nothing but what it reports of the settings.
+            // A server is asked for nothing but what it reports of the settings, which it does behind the completion.
             let shard = snapshot.map.default_shard;
-            s.enlist(shard, Enlist { apart: true, ..Enlist::default() }, snapshot).await?;
+            s.enlist(shard, Enlist::default(), snapshot).await?;
+            s.run.local(|out| backend::command_complete(out, tag));
+            if let Some(p) = s.txn.participant(shard) {
+                frontend::sync(&mut p.link().output);
+                p.link().outstanding += 1;
+            }
+            s.run.push(match voice {
+                Voice::Simple { ready: true } => Pending::new(shard, Expect::Sync),
+                _ => Pending::swallowed(shard, Expect::Sync),
+            });
             s.drain().await?;
             s.txn.release(shard);
-            answer(s, tag, voice);
         }
         Control::Deallocate(Some(name)) => {
             if s.extended.deallocate(name) {
@@ -390,7 +414,7 @@ fn end(s: &mut Session, commit: bool, chain: bool, voice: Option<Voice>) {
         Some(voice) => main(s, last, &text, voice, Some(effect)),
         None => {
             let pending = Pending::swallowed(last, Expect::Query).effect(Some(effect));
-            send_text(s, last, &text, pending);
+            send_text(s, last, text.as_bytes(), pending);
         }
     }
 }
@@ -415,7 +439,12 @@ fn main(s: &mut Session, shard: ShardId, text: &str, voice: Voice, effect: Optio
     match voice {
         Voice::Simple { ready } => {
             let show = if ready { Show::Forward } else { Show::WithoutReady };
-            send_text(s, shard, text, Pending::new(shard, Expect::Query).show(show).effect(effect));
+            send_text(
+                s,
+                shard,
+                text.as_bytes(),
+                Pending::new(shard, Expect::Query).show(show).effect(effect),
+            );
         }
         Voice::Extended => send_extended(s, shard, text, Show::Forward, effect),
     }
@@ -426,7 +455,7 @@ fn unseen(s: &mut Session, shard: ShardId, texts: &[String], voice: Voice, effec
     match voice {
         Voice::Simple { .. } => {
             let pending = Pending::swallowed(shard, Expect::Query).effect(Some(effect));
-            send_text(s, shard, &texts.join("; "), pending);
+            send_text(s, shard, texts.join("; ").as_bytes(), pending);
         }
         Voice::Extended => {
             let mut effect = Some(effect);
@@ -441,18 +470,18 @@ fn unseen(s: &mut Session, shard: ShardId, texts: &[String], voice: Voice, effec
 fn aside(s: &mut Session, shard: ShardId, text: &str, voice: Voice) {
     match voice {
         Voice::Simple { .. } => {
-            send_text(s, shard, text, Pending::new(shard, Expect::Query).show(Show::Silent));
+            send_text(s, shard, text.as_bytes(), Pending::new(shard, Expect::Query).show(Show::Silent));
         }
         Voice::Extended => send_extended(s, shard, text, Show::Silent, None),
     }
 }
 
 /// Sends one statement as a Query message of its own.
-pub(super) fn send_text(s: &mut Session, shard: ShardId, text: &str, pending: Pending) {
+pub(super) fn send_text(s: &mut Session, shard: ShardId, text: &[u8], pending: Pending) {
     if let Some(p) = s.txn.participant(shard) {
         let link = p.link();
         link.statements.remove("");
-        frontend::query(&mut link.output, text.as_bytes());
+        frontend::query(&mut link.output, text);
         link.outstanding += 1;
     }
     s.run.push(pending);

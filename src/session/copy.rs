@@ -55,8 +55,8 @@ pub(super) fn begin(
     snapshot: &Arc<Snapshot>,
     extended: bool,
 ) {
-    let encoding = |name| s.client.reported_value(name).unwrap_or("");
-    let (client, server) = (encoding("client_encoding"), encoding("server_encoding"));
+    let encodings = s.reading.encodings;
+    let (client, server) = (encodings.client.name(), encodings.server.name());
     let row_limit = usize::try_from(s.database.options.copy_row_limit.0).unwrap_or(usize::MAX);
     match Rows::new(plan.clone(), snapshot.clone(), client, server, row_limit) {
         Ok(rows) => {
@@ -385,7 +385,7 @@ async fn restart(
         s.run.push(pending);
     } else {
         let show = if ready { Show::Forward } else { Show::WithoutReady };
-        control::send_text(s, shard, &plan.text, pending.show(show));
+        control::send_text(s, shard, plan.text.as_bytes(), pending.show(show));
     }
     copying.begun = false;
     s.drive(Until::CopyStarted).await?;

@@ -13,7 +13,7 @@ use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::oids::{self, Columns};
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::simple::{how, merged, not_utf8, rows_of};
+use crate::session::simple::{calls_set_config, how, merged, planned_text, rows_of};
 use crate::session::statements::{Identity, Prepared, Statements};
 use crate::session::temporaries;
 use crate::shards::ShardId;
@@ -21,6 +21,7 @@ use crate::sql::class::Class;
 use crate::sql::scan::{Piece, Scan};
 use crate::txn::{Txn, aborted};
 use crate::wire::backend;
+use crate::wire::encoding;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Target};
 use bytes::BufMut;
@@ -171,7 +172,7 @@ pub(super) fn refuse(s: &mut Session, e: &Error) {
             s.run.local(backend::parse_complete);
         }
     }
-    s.run.error(e);
+    s.tell(e);
     s.txn.fail();
     s.run.skipping = true;
     s.extended.refused = true;
@@ -197,15 +198,27 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         )
         .into());
     }
-    let text = std::str::from_utf8(view.text).map_err(|_| not_utf8())?;
+    let encodings = s.reading.encodings;
+    let wide = planned_text(view.text, encodings)?;
+    let text = match &wide {
+        Some(wide) => wide,
+        None => encoding::utf8(view.text)?,
+    };
+    let original = wide.is_some().then(|| view.text.into());
     let types: Box<[u32]> = view.types.iter().collect();
     let mut scan = Scan::new();
     scan.scan(text, s.reading.standard_conforming_strings)?;
     let odd = scan.pieces.len() != 1;
     let (number, server_name) = match name.is_empty() {
         true => (s.database.statements.fresh(), Box::default()),
+        // its bytes may stand for anything
+        false if !encodings.client.is_known() && !text.is_ascii() => {
+            let number = s.database.statements.fresh();
+            (number, format!("pgweir_{number}").into())
+        }
         false => {
-            let identity = Identity::new(text, &types, &scan, s.txn.effective().list(), s.pid)
+            let settings = s.txn.effective();
+            let identity = Identity::new(text, &types, &scan, settings.list(), encodings.client, s.pid)
                 .after(snapshot.catalog.version)
                 .beside(&s.reading.temporaries);
             named(&s.database.statements, &identity)
@@ -218,7 +231,8 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
     }
     let statement = Statement { text, scan: &scan, piece: 0, hints };
     let template = s.database.planner.template(&statement, &snapshot, &s.reading);
-    let served_here = !odd && control::of(&template, text).is_some();
+    let shards = snapshot.map.shards.len();
+    let served_here = !odd && control::of(&template, text, original.is_some(), shards)?.is_some();
     if s.txn.failed()
         && !matches!(template.class, Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_))
     {
@@ -228,6 +242,8 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
         server_name,
         number,
         text: text.into(),
+        original,
+        encoding: encodings.client,
         types,
         described: Default::default(),
         scan,
@@ -290,6 +306,7 @@ async fn routed(
     loop {
         let nothing_owed = s.run.is_idle();
         let prepared = statement(&mut s.extended, nothing_owed, name).ok_or_else(|| no_statement(name))?;
+        prepared.check_encoding(s.reading.encodings.client)?;
         let own = merged(&prepared.scan.hints, &s.hints);
         let hints = own.as_ref().unwrap_or(&s.hints);
         let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
@@ -308,6 +325,7 @@ async fn routed(
                         &prepared.types,
                         &prepared.scan,
                         settings.list(),
+                        prepared.encoding,
                         s.pid,
                     )
                     .after(snapshot.catalog.version)
@@ -353,8 +371,9 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     }
     let prepared = s.extended.statements.get(&name).ok_or_else(|| no_statement(&name))?;
     let cursor = s.extended.cursor_of(&template, &prepared.text);
+    let shards = snapshot.map.shards.len();
     if !prepared.odd
-        && let Some(control) = control::of(&template, &prepared.text)
+        && let Some(control) = control::of(&template, &prepared.text, prepared.original.is_some(), shards)?
     {
         let text = prepared.text.clone();
         send_deferred(s, None, &snapshot).await?;
@@ -433,6 +452,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
     }
     for name in std::mem::take(&mut s.extended.deferred) {
         let Some(prepared) = s.extended.statements.get(&name) else { continue };
+        prepared.check_encoding(s.reading.encodings.client)?;
         let on = match shard {
             Some(shard) => shard,
             None => {
@@ -491,7 +511,7 @@ fn describer(s: &Session, route: Route, snapshot: &Snapshot) -> Result<ShardId> 
 }
 
 fn send_parse(link: &mut crate::backend::link::Link, prepared: &Prepared, types: &[u32]) {
-    frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.text.as_bytes(), types);
+    frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.sent(), types);
     link.statements.insert(prepared.server_name.clone(), prepared.number);
 }
 
@@ -559,7 +579,9 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     }
     let nothing_owed = s.run.is_idle();
     let prepared = statement(&mut s.extended, nothing_owed, &name).ok_or_else(|| no_statement(&name))?;
-    if !prepared.odd && control::of(&prepared.template, &prepared.text).is_some() {
+    prepared.check_encoding(s.reading.encodings.client)?;
+    let (wide, shards) = (prepared.original.is_some(), snapshot.map.shards.len());
+    if !prepared.odd && control::of(&prepared.template, &prepared.text, wide, shards)?.is_some() {
         send_deferred(s, None, &snapshot).await?;
         s.run.local(|out| {
             backend::parameter_description(out, &[]);
@@ -642,6 +664,10 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
             to_portal(s, shard, len, &name, pending).await?;
             temporaries::sent(&mut s.txn, &template, shard);
             s.extended.declared(&template, shard);
+            if calls_set_config(&template) {
+                s.barrier = true;
+                s.config_called = true;
+            }
             if matches!(template.class, Class::Copy) {
                 // a COPY that is not FROM STDIN, or that fails, is told at once as well
                 if let Some(p) = s.txn.participant(shard) {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, SqlState};
 use crate::exec::{Run, Sink};
-use crate::plan::{Reading, Route, Snapshot};
+use crate::plan::{Encodings, Reading, Route, Snapshot};
 use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
 use crate::session::database::Database;
@@ -12,6 +12,7 @@ use crate::session::{Greeted, Shutdown, copy, extended, simple, temporaries};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
 use crate::txn::{Effect, Txn, aborted};
+use crate::wire::encoding::Encoding;
 use crate::wire::frame::{self, Limits};
 use crate::wire::{backend, frontend};
 use bytes::Buf;
@@ -40,10 +41,20 @@ pub struct Session {
     pub(super) extended: Extended,
     /// of the simple message being served
     pub(super) scan: Scan,
+    /// the same as it is planned, when that is not as it came: see [`Statement::text`](crate::plan::Statement)
+    pub(super) wide: Option<Box<str>>,
     pub(super) reading: Reading,
     pub(super) hints: Hints,
-    /// the settings that `reading` and `hints` were made from
+    /// rises with each change of `reading` or `hints`
     pub(super) reading_version: u64,
+    /// what `reading` and `hints` were made from
+    reading_of: Grounds,
+    /// settings (by their version) that servers have reported
+    reported_settings: u64,
+    /// set_config was called, and what it did is not reported yet
+    pub(super) config_called: bool,
+    /// set_config was called some time: links of one block may have different settings
+    config_known: bool,
     baseline: Arc<Baseline>,
     /// DDL was sent: the catalog is read again before the next statement outside the block
     pub(super) schema_dirty: bool,
@@ -52,6 +63,16 @@ pub struct Session {
     /// something was sent whose outcome decides what the next message means
     pub(super) barrier: bool,
     limits: Limits,
+}
+
+/// What a [`Reading`] depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Grounds {
+    settings: u64,
+    reports: u64,
+    /// settings are as they were reported
+    reported: bool,
+    server_encoding: Encoding,
 }
 
 /// What to wait for.
@@ -106,6 +127,7 @@ pub async fn serve(
         Ok(baseline) => baseline,
         Err(e) => return refuse(&mut client, &e.fatal()).await,
     };
+    let settings = baseline.told(settings);
     for (name, value) in &baseline.reported {
         backend::parameter_status(client.put(), name.as_bytes(), value.as_bytes());
     }
@@ -115,6 +137,8 @@ pub async fn serve(
     let pid = entry.pid;
     let largest = usize::try_from(database.options.max_message.0).unwrap_or(usize::MAX);
     let running = Arc::new(Watch::new(entry.clone(), database.backends.clone()));
+    let server_encoding = database.backends.server_encoding();
+    let reading_of = Grounds { settings: 0, reports: client.reports(), reported: true, server_encoding };
     let mut session = Session {
         client,
         pid,
@@ -123,9 +147,14 @@ pub async fn serve(
         run: Run::default(),
         extended: Extended::default(),
         scan: Scan::default(),
-        reading: baseline.reading(&user),
+        wide: None,
+        reading: baseline.reading(&user, server_encoding),
         hints: Hints::default(),
         reading_version: 0,
+        reading_of,
+        reported_settings: 0,
+        config_called: false,
+        config_known: false,
         baseline,
         schema_dirty: false,
         copying: None,
@@ -353,13 +382,20 @@ impl Session {
     ///
     /// Errors: 57P03 until the schema was read once.
     pub(super) fn refresh(&mut self) -> Result<Arc<Snapshot>> {
-        if self.reading_version != self.txn.settings_version() {
-            self.reading_version = self.txn.settings_version();
-            let effective = self.txn.effective();
-            self.reading = self.baseline.reading_with(&self.user, &effective, &self.client);
-            self.reading.temporaries = temporaries::of(&self.txn);
-            self.hints = baseline::hints(&effective);
-            self.txn.set_default_one_snapshot(self.baseline.one_snapshot(&effective));
+        // Servers report settings in front of ReadyForQuery.
+        let quiet = self.run.is_idle() && self.extended.group.is_empty();
+        if quiet {
+            self.reported_settings = self.txn.settings_version();
+        }
+        let grounds = Grounds {
+            settings: self.txn.settings_version(),
+            reports: self.client.reports(),
+            reported: self.reported_settings == self.txn.settings_version() && (quiet || !self.config_called),
+            server_encoding: self.txn.backends().server_encoding(),
+        };
+        if grounds != self.reading_of || (quiet && self.config_called) {
+            self.reading_of = grounds;
+            self.read_settings(quiet);
         }
         let snapshot = self.database.current()?;
         let oids = &snapshot.catalog.oids;
@@ -367,6 +403,74 @@ impl Session {
             self.run.oids = oids.clone();
         }
         Ok(snapshot)
+    }
+
+    /// Makes `reading` and `hints` anew.
+    #[cold]
+    fn read_settings(&mut self, quiet: bool) {
+        let reported = baseline::encoding_as_reported(&self.client);
+        let mut client = if quiet || !self.config_called {
+            baseline::encoding_as_set(&self.txn.effective())
+        } else {
+            Encoding::UNKNOWN
+        };
+        if quiet && client != reported {
+            let called = self.config_called || self.config_known;
+            if called && reported.is_known() && !self.txn.failed() {
+                // set_config has changed it on one link: the others follow.
+                let effect = baseline::encoding_effect(reported, self.txn.in_block());
+                self.txn.apply(&effect, b"", None);
+                self.reported_settings = self.txn.settings_version();
+                self.reading_of.settings = self.reported_settings;
+                client = reported;
+            } else {
+                client = Encoding::UNKNOWN;
+            }
+        }
+        if quiet {
+            self.config_known |= std::mem::take(&mut self.config_called);
+        }
+        let effective = self.txn.effective();
+        let encodings = Encodings { client, server: self.reading_of.server_encoding };
+        self.reading_version += 1;
+        self.reading = self.baseline.reading_with(&self.user, &effective, &self.client, encodings);
+        self.reading.temporaries = temporaries::of(&self.txn);
+        self.hints = baseline::hints(&effective);
+        self.txn.set_default_one_snapshot(self.baseline.one_snapshot(&effective));
+    }
+
+    /// An error of pgweir's own, in words that the client can read.
+    pub(super) fn tell(&mut self, e: &Error) {
+        if self.reading.encodings.is_utf8_text() {
+            self.run.error(e);
+        } else {
+            self.run.error(&e.clone().in_ascii());
+        }
+    }
+
+    /// Refuses what would be read or written in another encoding than the client's.
+    fn check_encodings(&mut self, shard: ShardId) -> Result<()> {
+        let server = self.txn.backends().server_encoding();
+        if server != self.reading.encodings.server {
+            // The first link to a shard of another encoding: what was planned may not hold.
+            self.txn.release(shard);
+            return Err(Error::unsupported("the shards of this database store different encodings")
+                .hint("Send the statement again if it has ASCII characters only; pgweir check tells which shards differ.")
+                .retryable());
+        }
+        if self.config_known
+            && let Some(p) = self.txn.participant(shard)
+            && p.began
+            && p.link_ref().outstanding == 0
+            && let Some(there) = p.link_ref().parameters.get("client_encoding")
+            && Encoding::named(there) != self.reading.encodings.client
+        {
+            return Err(Error::unsupported(
+                "client_encoding is not the same on all shards of this transaction",
+            )
+            .hint("Use SET client_encoding, which reaches all of them, not set_config."));
+        }
+        Ok(())
     }
 
     /// The shard of a route that has one now.
@@ -418,6 +522,9 @@ impl Session {
         if let Err(e) = self.know_ids(shard, snapshot).await {
             self.txn.release(shard);
             return Err(e.into());
+        }
+        if snapshot.map.shards.len() > 1 {
+            self.check_encodings(shard)?;
         }
         if !how.describe_only
             && let Some(p) = self.txn.participant(shard)

@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::exec::reply::{Expect, Pending, Show};
 use crate::metrics::RouteKind;
-use crate::plan::{CopyIn, Params, Route, Snapshot, Statement, Template};
+use crate::plan::{CopyIn, Encodings, Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
@@ -15,9 +15,11 @@ use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::{extended, oids, temporaries};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
+use crate::sql::facts::SessionEffect;
 use crate::sql::scan::Hints;
 use crate::txn::{Begin, Block, Effect, aborted};
 use crate::wire::backend;
+use crate::wire::encoding::{self, Encoding};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend;
 use smallvec::SmallVec;
@@ -56,7 +58,7 @@ pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
 
 /// An error of pgweir's own: told to the client, and the block fails as it would on a server.
 fn fail(s: &mut Session, e: &Error) {
-    s.run.error(e);
+    s.tell(e);
     s.txn.fail();
 }
 
@@ -98,8 +100,14 @@ pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gon
 
 async fn serve(s: &mut Session, len: usize) -> Served<()> {
     let snapshot = s.refresh()?;
-    let text = text_in(&s.client.input, len)?;
-    s.scan.scan(text, s.reading.standard_conforming_strings)?;
+    let sent = frontend::Query::parse(&s.client.input[HEADER..len])?.text;
+    s.wide = planned_text(sent, s.reading.encodings)?.map(String::into_boxed_str);
+    let text = text_in(&s.client.input, len, s.wide.as_deref())?;
+    let scanned = s.scan.scan(text, s.reading.standard_conforming_strings);
+    if scanned.is_err() && s.wide.is_some() && snapshot.map.shards.len() == 1 {
+        return unread(s, len, &snapshot).await;
+    }
+    scanned?;
     match s.scan.pieces.len() {
         0 => {
             s.run.local(backend::empty_query_response);
@@ -111,19 +119,37 @@ async fn serve(s: &mut Session, len: usize) -> Served<()> {
     }
 }
 
-/// The text of the Query message at the front.
+/// A message that its only server may read better. What it does there is not followed, so the link stays with the session.
+async fn unread(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
+    let shard = snapshot.map.default_shard;
+    s.drain().await?;
+    s.enlist(shard, Enlist { writes: true, apart: true, ..Enlist::default() }, snapshot).await?;
+    forward(s, shard, len, Pending::new(shard, Expect::Query).writes(true).effect(Some(Effect::Pin)));
+    s.barrier = true;
+    s.drive(Until::CopyStarted).await?;
+    Ok(())
+}
+
+/// The text of the Query message at the front, as it is planned.
 fn text_of(s: &Session, len: usize) -> Result<&str> {
-    text_in(&s.client.input, len)
+    text_in(&s.client.input, len, s.wide.as_deref())
 }
 
-fn text_in(input: &[u8], len: usize) -> Result<&str> {
-    let view = frontend::Query::parse(&input[HEADER..len])?;
-    std::str::from_utf8(view.text).map_err(|_| not_utf8())
+fn text_in<'a>(input: &'a [u8], len: usize, wide: Option<&'a str>) -> Result<&'a str> {
+    match wide {
+        Some(wide) => Ok(wide),
+        None => encoding::utf8(frontend::Query::parse(&input[HEADER..len])?.text),
+    }
 }
 
-pub(super) fn not_utf8() -> Error {
-    Error::unsupported("a statement that is not valid UTF-8 cannot be routed")
-        .hint("Set client_encoding to UTF8, or send such text as parameters.")
+/// What is planned in the place of a text that is not UTF-8. `None`: the text itself.
+///
+/// Errors: 22021 as a server would, where it must be UTF-8.
+pub(super) fn planned_text(text: &[u8], encodings: Encodings) -> Result<Option<String>> {
+    if encodings.is_utf8_text() || text.is_ascii() {
+        return Ok(None);
+    }
+    Ok(Some(encoding::widen(text, encodings.client)))
 }
 
 /// Hints of the text's own comment over those of the session.
@@ -172,10 +198,32 @@ fn piece_text(s: &Session, len: usize, piece: usize) -> Result<&str> {
     Ok(text.get(span.start as usize..span.end as usize).unwrap_or(text))
 }
 
+/// The same as the client sent it.
+fn piece_bytes(s: &Session, len: usize, piece: usize) -> Result<&[u8]> {
+    let span = &s.scan.pieces[piece].span;
+    let sent = frontend::Query::parse(&s.client.input[HEADER..len])?.text;
+    let place = |at: u32| match &s.wide {
+        Some(wide) => encoding::narrow_place(wide, at as usize),
+        None => at as usize,
+    };
+    Ok(sent.get(place(span.start)..place(span.end)).unwrap_or(sent))
+}
+
+/// What a statement of the message is to the session.
+fn control_of(
+    s: &Session,
+    len: usize,
+    piece: usize,
+    template: &Template,
+    snapshot: &Snapshot,
+) -> Result<Option<Control>> {
+    control::of(template, piece_text(s, len, piece)?, s.wide.is_some(), snapshot.map.shards.len())
+}
+
 async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
     let (template, route) = planned(s, len, 0, snapshot).await?;
     crate::metrics::statement(route.kind());
-    if let Some(control) = control::of(&template, piece_text(s, len, 0)?) {
+    if let Some(control) = control_of(s, len, 0, &template, snapshot)? {
         let text = piece_text(s, len, 0)?.to_owned();
         return control::execute(s, &control, &text, Voice::Simple { ready: true }, snapshot).await;
     }
@@ -225,12 +273,13 @@ async fn settled(
     let span = s.scan.pieces[piece].span.clone();
     let before = text_of(s, len)?.get(..span.start as usize).unwrap_or("");
     let behind = text_of(s, len)?.get(span.end as usize..).unwrap_or("");
-    let mut text = " ".repeat(before.chars().count()) + piece_text(s, len, piece)?;
+    let mut text = vec![b' '; before.chars().count()];
+    text.extend_from_slice(piece_bytes(s, len, piece)?);
     // the error of a statement that breaks off is at its semicolon
     if let Some(semicolon) =
-        behind.find(|c: char| !c.is_whitespace()).filter(|at| behind[*at..].starts_with(';'))
+        behind.find(|c: char| !c.is_ascii_whitespace()).filter(|at| behind[*at..].starts_with(';'))
     {
-        text.push_str(&behind[..=semicolon]);
+        text.extend_from_slice(&behind.as_bytes()[..=semicolon]);
     }
     let shard = s.txn.nearest().unwrap_or(snapshot.map.default_shard);
     s.drain().await?;
@@ -239,7 +288,7 @@ async fn settled(
     if let Some(p) = s.txn.participant(shard) {
         let link = p.link();
         link.statements.remove("");
-        frontend::parse(&mut link.output, b"", text.as_bytes(), &[]);
+        frontend::parse(&mut link.output, b"", &text, &[]);
         frontend::sync(&mut link.output);
         link.outstanding += 1;
     }
@@ -276,6 +325,11 @@ pub(super) fn how(template: &Template, asks: bool) -> Enlist {
     }
 }
 
+/// Whether a statement may change settings behind pgweir's back, client_encoding among them.
+pub(super) fn calls_set_config(template: &Template) -> bool {
+    template.effects.contains(&SessionEffect::SetConfig)
+}
+
 /// Whether a statement is no COPY that the shard cannot be given.
 async fn copy_fits(
     s: &mut Session,
@@ -294,6 +348,10 @@ async fn copy_fits(
 
 /// What must be waited for before the next message has a meaning.
 async fn after(s: &mut Session, template: &Template) -> Served<()> {
+    if calls_set_config(template) {
+        s.barrier = true;
+        s.config_called = true;
+    }
     if matches!(template.class, Class::Copy) {
         s.drive(Until::CopyStarted).await?;
     }
@@ -325,12 +383,13 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     // Names of later statements mean what they mean once the temporary relations are known.
     let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
     let mut copies: Vec<(usize, Arc<Template>)> = Vec::new();
+    let mut read_anew = false;
     for piece in 0..pieces {
         let (template, route) = planned(s, len, piece, snapshot).await?;
-        match control::of(&template, piece_text(s, len, piece)?) {
+        match control_of(s, len, piece, &template, snapshot)? {
             Some(Control::DiscardAll | Control::Deallocate(_)) => together = false,
             // What follows may be read differently, and an error further on takes the setting back.
-            Some(Control::Set(_)) => together = false,
+            Some(Control::Set(ref effect)) if !is_for_the_next_message(effect) => together = false,
             Some(Control::Commit { .. } | Control::Rollback { .. } | Control::RollbackTo(_))
                 if s.txn.sets_anything() =>
             {
@@ -341,6 +400,12 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 effects.push(control.effect().unwrap_or(Effect::Nothing));
             }
             None => {
+                // What it means is known only when what stands before it has run.
+                together &= !read_anew || snapshot.map.shards.len() == 1;
+                if calls_set_config(&template) {
+                    read_anew = true;
+                    s.config_called = true;
+                }
                 together &= !template.touches_temporaries || piece + 1 == pieces;
                 touches |= template.touches_temporaries;
                 changes_names |= touches;
@@ -402,13 +467,19 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     one_by_one(s, len, snapshot).await
 }
 
+/// A server reads a message before it runs any of it: what these settings change is how the next one is read.
+fn is_for_the_next_message(effect: &Effect) -> bool {
+    matches!(effect, Effect::Set { name, .. } if matches!(&**name, "client_encoding" | "standard_conforming_strings"))
+}
+
 /// Statement after statement; outside a block inside one of pgweir's own, as Postgres does with one message.
 async fn one_by_one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
     s.drain().await?;
     let pieces = s.scan.pieces.len();
+    let began_as = (s.reading.encodings.client, s.reading.standard_conforming_strings);
     for piece in 0..pieces {
         let before = s.run.errors;
-        match statement_of_many(s, len, piece, snapshot).await {
+        match statement_of_many(s, len, piece, snapshot, began_as).await {
             Ok(()) => {}
             Err(Trouble::Error(e)) if !e.is_fatal() => {
                 fail(s, &e);
@@ -443,18 +514,33 @@ async fn statement_of_many(
     len: usize,
     piece: usize,
     snapshot: &Arc<Snapshot>,
+    began_as: (Encoding, bool),
 ) -> Served<()> {
     if s.txn.may_have_temporaries() {
         temporaries::learn(s).await?;
     }
     // the statement before may have set, or ended, what this one is read under
     s.refresh()?;
+    if piece > 0 {
+        // A server reads the whole message before it runs any of it; sent by itself this would be read anew.
+        let (encoding, strings) = began_as;
+        let sent = piece_bytes(s, len, piece)?;
+        if (encoding != s.reading.encodings.client && !sent.is_ascii())
+            || (strings != s.reading.standard_conforming_strings && sent.contains(&b'\\'))
+        {
+            return Err(Error::unsupported(
+                "a statement behind a change of client_encoding or standard_conforming_strings cannot go to another shard",
+            )
+            .hint("Send that setting in a message of its own.")
+            .into());
+        }
+    }
     let (template, route) = planned(s, len, piece, snapshot).await?;
     crate::metrics::statement(route.kind());
-    let text = piece_text(s, len, piece)?.to_owned();
     let implicit =
         || Begin { text: "BEGIN".into(), one_snapshot: false, default_isolation: true, implicit: true };
-    if let Some(control) = control::of(&template, &text) {
+    if let Some(control) = control_of(s, len, piece, &template, snapshot)? {
+        let text = piece_text(s, len, piece)?.to_owned();
         if matches!(control, Control::Set(_)) && !s.txn.in_block() {
             s.txn.open(implicit());
         }
@@ -479,6 +565,7 @@ async fn statement_of_many(
     if let Some(plan) = rows {
         copy::begin(s, &plan, &mut pending, snapshot, false);
     }
+    let text = piece_bytes(s, len, piece)?.to_vec();
     control::send_text(s, shard, &text, pending);
     after(s, &template).await
 }

@@ -6,10 +6,12 @@
 //! literal, which may become a date or a regclass, belongs to its session alone.
 
 use crate::catalog::oids::FIRST_OF_USERS;
+use crate::error::{Error, Result};
 use crate::exec::reply::Described;
 use crate::plan::{Template, Temporary};
 use crate::sql::scan::{LiteralClass, Scan};
 use crate::txn::settings::List;
+use crate::wire::encoding::Encoding;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +25,8 @@ pub struct Identity {
     text: Box<str>,
     types: Box<[u32]>,
     settings: Box<[(Box<str>, Box<str>)]>,
+    /// of the text, where that matters
+    encoding: Option<Encoding>,
     /// cancel key of the session that alone may use it; 0: shared
     owner: i32,
     /// temporary relations that hide others
@@ -33,7 +37,15 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(text: &str, types: &[u32], scan: &Scan, settings: &List, session: i32) -> Self {
+    /// `encoding` is the session's client_encoding, and known.
+    pub fn new(
+        text: &str,
+        types: &[u32],
+        scan: &Scan,
+        settings: &List,
+        encoding: Encoding,
+        session: i32,
+    ) -> Self {
         let may_freeze = scan
             .literals
             .iter()
@@ -43,6 +55,7 @@ impl Identity {
             text: text.into(),
             types: types.into(),
             settings,
+            encoding: (!text.is_ascii()).then_some(encoding),
             owner: if may_freeze { session } else { 0 },
             temporaries: Box::default(),
             schema: 0,
@@ -63,8 +76,11 @@ impl Identity {
 
 /// Settings that cannot change what a text means.
 fn harmless(name: &str) -> bool {
-    matches!(name, "application_name" | "statement_timeout" | "lock_timeout" | "client_min_messages")
-        || name.starts_with("pgweir.")
+    matches!(
+        name,
+        // the text's encoding is kept apart
+        "application_name" | "client_encoding" | "statement_timeout" | "lock_timeout" | "client_min_messages"
+    ) || name.starts_with("pgweir.")
 }
 
 /// Numbers for identities, shared by all sessions of a database.
@@ -110,7 +126,12 @@ pub struct Prepared {
     pub server_name: Box<str>,
     /// tells statements apart that have the same name on a server (only the unnamed one has)
     pub number: u64,
+    /// as it is planned, see [`Statement::text`](crate::plan::Statement)
     pub text: Box<str>,
+    /// as it came, where that is not the same
+    pub original: Option<Box<[u8]>>,
+    /// the session's client_encoding when it came
+    pub encoding: Encoding,
     /// of the parameters, as the client declared them
     pub types: Box<[u32]>,
     /// the same as a server describes them, if the client has asked
@@ -128,6 +149,24 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// As the client sent it.
+    pub fn sent(&self) -> &[u8] {
+        self.original.as_deref().unwrap_or(self.text.as_bytes())
+    }
+
+    /// Errors: 0A000 when a server that does not have the statement yet would read its text in another encoding now.
+    pub fn check_encoding(&self, now: Encoding) -> Result<()> {
+        if self.encoding == now || self.text.is_ascii() {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "a statement with characters beyond ASCII was prepared while client_encoding was {}, and now it is {}",
+            self.encoding.name(),
+            now.name()
+        ))
+        .hint("Prepare it again."))
+    }
+
     pub fn is_confirmed(&self) -> bool {
         self.confirmed.load(Ordering::Relaxed)
     }
@@ -148,11 +187,17 @@ mod tests {
         let statements = Statements::default();
         let list = List::default();
         let text = "SELECT * FROM t WHERE k = $1";
-        let a = Identity::new(text, &[20], &scan(text), &list, 1);
-        let b = Identity::new(text, &[20], &scan(text), &list, 2);
+        let a = Identity::new(text, &[20], &scan(text), &list, Encoding::UTF8, 1);
+        let b = Identity::new(text, &[20], &scan(text), &list, Encoding::UTF8, 2);
         assert_eq!(statements.number(&a), statements.number(&b));
-        let c = Identity::new(text, &[23], &scan(text), &list, 1);
+        let c = Identity::new(text, &[23], &scan(text), &list, Encoding::UTF8, 1);
         assert_ne!(statements.number(&a), statements.number(&c));
+        let of = |text: &str, encoding: &str| {
+            let encoding = Encoding::named(encoding);
+            statements.number(&Identity::new(text, &[], &scan(text), &list, encoding, 1))
+        };
+        assert_ne!(of("SELECT é FROM t", "UTF8"), of("SELECT é FROM t", "KOI8R"));
+        assert_eq!(of("SELECT e FROM t", "UTF8"), of("SELECT e FROM t", "KOI8R"));
     }
 
     #[test]
@@ -160,13 +205,13 @@ mod tests {
         let statements = Statements::default();
         let text = "SELECT 'today'::date";
         let list = List::default();
-        let a = Identity::new(text, &[], &scan(text), &list, 1);
-        let b = Identity::new(text, &[], &scan(text), &list, 2);
+        let a = Identity::new(text, &[], &scan(text), &list, Encoding::UTF8, 1);
+        let b = Identity::new(text, &[], &scan(text), &list, Encoding::UTF8, 2);
         assert_ne!(statements.number(&a), statements.number(&b));
         let utc: List = vec![("timezone".into(), "SET timezone TO 'UTC'".into())];
         let text = "SELECT now()";
-        let a = Identity::new(text, &[], &scan(text), &list, 1);
-        let b = Identity::new(text, &[], &scan(text), &utc, 1);
+        let a = Identity::new(text, &[], &scan(text), &list, Encoding::UTF8, 1);
+        let b = Identity::new(text, &[], &scan(text), &utc, Encoding::UTF8, 1);
         assert_ne!(statements.number(&a), statements.number(&b));
     }
 }

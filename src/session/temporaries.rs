@@ -9,6 +9,7 @@ use crate::exec::reply::{Expect, Pending, Show};
 use crate::plan::{Template, Temporary};
 use crate::session::run::{Gone, Session};
 use crate::shards::ShardId;
+use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
 use crate::txn::{Effect, Txn};
 use crate::wire::frontend::{self, Target};
@@ -40,6 +41,8 @@ pub(super) fn pin(template: &Template) -> Option<Effect> {
         | SessionEffect::Load
         | SessionEffect::SqlPrepare => true,
     });
+    // A setting that pgweir cannot follow: see `control::of`.
+    let other = other || matches!(template.class, Class::Set { .. });
     match (other, template.touches_temporaries) {
         (true, _) => Some(Effect::Pin),
         (false, true) => Some(Effect::PinTemporaries),

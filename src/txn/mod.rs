@@ -164,6 +164,10 @@ impl Participant {
     pub fn link_ref(&self) -> &Link {
         &self.lease
     }
+    /// Settings were made on the link since it was last idle.
+    pub fn has_new_settings(&self) -> bool {
+        self.injected || self.told > 0
+    }
 }
 
 /// A session's transactions, one after the other.
@@ -450,10 +454,21 @@ impl Txn {
             let outside = self.block == Block::None && self.journal.is_empty();
             let target = replaced.filter(|_| outside).and_then(|effect| self.settings.without(effect));
             let difference = target.as_ref().unwrap_or(&self.settings).difference(link.applied.as_ref());
+            let own_encoding = self.settings.statement("client_encoding");
+            let mut in_utf8 = false;
             for statement in &difference {
+                if !in_utf8 && !statement.is_ascii() {
+                    // It was said in UTF-8, whatever the session speaks now.
+                    put(link, "SET client_encoding TO 'UTF8'");
+                    in_utf8 = true;
+                }
+                in_utf8 &= own_encoding != Some(&**statement);
                 put(link, statement);
                 let words = statement.to_ascii_lowercase();
                 p.stale |= words.contains("transaction") || words.starts_with("reset all");
+            }
+            if let (true, Some(statement)) = (in_utf8, own_encoding) {
+                put(link, statement);
             }
             if difference.is_empty() && target.is_none() {
                 link.applied = Some(self.settings.list().clone());

@@ -13,6 +13,7 @@
 //! - [`scram`], [`md5`] password exchanges, both sides
 //! - [`values`] key values from text and binary, exactly as Postgres reads them, or not at all;
 //!   `numeric` and `datetime` are its two long stories, [`array`] walks array parameters
+//! - [`encoding`] character encodings by name, and texts in them taken apart without conversion
 //!
 //! How bytes flow: a room reads into its buffer, asks [`frame::header`] what stands at the front, and
 //! forwards the frame as it came. Only where the content matters (the text of a Query, the values of a
@@ -48,6 +49,7 @@ pub mod backend;
 pub mod body;
 pub mod copy;
 mod datetime;
+pub mod encoding;
 pub mod frame;
 pub mod frontend;
 pub mod md5;
