@@ -48,6 +48,13 @@ async fn settings_end_as_in_one_postgres() {
     errors_in_pipelines(&h, a, b);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_are_found_where_they_are() {
+    let h = Harness::start(Setup::default()).await;
+    let (a, b) = h.keys_on_both_shards();
+    cursors(&h, a, b);
+}
+
 /// A SET belongs to the transaction around it, which is what is sent up to a Sync, or one simple message.
 fn settings_of_an_implicit_transaction(h: &Harness, a: i64, b: i64) {
     same(h, &[], |w| {
@@ -284,6 +291,72 @@ fn errors_in_pipelines(h: &Harness, a: i64, b: i64) {
         x(w, &count(b)).s();
         t.extend(w.hear(1));
         t.extend(ask(w, &count(b)));
+        t
+    });
+}
+
+fn cursors(h: &Harness, a: i64, b: i64) {
+    same(h, &[], |w| {
+        let on = |name: &str, k: i64| {
+            format!("DECLARE {name} CURSOR FOR SELECT id, owner FROM accounts WHERE id = {k}")
+        };
+        let mut t = asks(
+            w,
+            &[
+                format!("INSERT INTO accounts VALUES ({a}, 'first')"),
+                format!("INSERT INTO accounts VALUES ({b}, 'second')"),
+                "BEGIN".into(),
+                on("c", a),
+                on("\"A b\"", b),
+                "FETCH 1 FROM c -- the first".into(),
+                "FETCH 1 FROM \"A b\" /* the second */ ;".into(),
+                "FETCH BACKWARD 1 FROM\"A b\"".into(),
+                "MOVE FORWARD ALL IN C".into(),
+                "FETCH PRIOR C".into(),
+                "CLOSE/**/c".into(),
+                "SAVEPOINT s".into(),
+                on("c", b),
+                "FETCH c".into(),
+                "ROLLBACK TO s".into(),
+                on("c", a),
+                "FETCH c".into(),
+                "SAVEPOINT t".into(),
+                on("c", b),
+                "ROLLBACK TO t".into(),
+                "FETCH NEXT FROM c".into(),
+                "CLOSE ALL".into(),
+                "FETCH \"A b\"".into(),
+                "ROLLBACK TO t".into(),
+                on("c", b),
+                "FETCH c".into(),
+                "COMMIT".into(),
+                "CLOSE ALL".into(),
+                "FETCH c".into(),
+                format!("BEGIN; {}; {}", on("x", a), on("y", b)),
+                "FETCH x".into(),
+                "FETCH y".into(),
+                "FETCH 1 FROM x; FETCH 1 FROM y".into(),
+                "COMMIT".into(),
+            ],
+        );
+        // portals are cursors, and cursors portals
+        t.extend(ask(w, "BEGIN"));
+        w.p("", &format!("SELECT id FROM accounts WHERE id = {b}"), &[]).b("p", "", &[]);
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &[on("c", a), "FETCH 1 FROM p".into()]));
+        t.extend(w.dp("c").e("c", 0).s().hear(1));
+        t.extend(ask(w, &on("p", a)));
+        t.extend(ask(w, "ROLLBACK"));
+        // more than anybody would declare
+        t.extend(ask(w, "BEGIN"));
+        for i in 0..300 {
+            t.extend(ask(w, &on(&format!("c{i}"), if i % 2 == 0 { a } else { b })));
+        }
+        t.extend(asks(w, &["FETCH c1".into(), "FETCH c0".into(), "COMMIT".into()]));
+        t.extend(asks(
+            w,
+            &[format!("DELETE FROM accounts WHERE id = {a}"), format!("DELETE FROM accounts WHERE id = {b}")],
+        ));
         t
     });
 }

@@ -245,10 +245,13 @@ impl Run {
             b'N' => return seen,
             b'A' => return Verdict::Forward,
             // Settings on their way to what they were: only where they arrive is the client's to know.
-            b'S' if matches!(head.show, Show::Swallow | Show::Silent) => {
+            b'S' if head.show != Show::Forward => {
                 return passing_status(body, from, txn, &mut self.passing);
             }
-            b'S' => return parameter_status(body, from, txn, sink),
+            b'S' => {
+                let passing = &mut self.passing;
+                return parameter_status(body, from, txn, sink, |name| drop(passing.remove(name)));
+            }
             b'E' => return self.failed(body, from, txn),
             _ => {}
         }
@@ -314,18 +317,8 @@ impl Run {
                 self.replies.pop_front();
                 seen
             }
-            (Expect::Injected, b'C' | b'I') => {
-                self.replies.pop_front();
-                let next = self.replies.front();
-                let more =
-                    matches!(next, Some(Reply::Pending(p)) if p.from == from && p.expect == Expect::Injected);
-                if more || self.passing.is_empty() {
-                    Verdict::Drop
-                } else {
-                    Verdict::Replace(self.arrived(sink))
-                }
-            }
-            (Expect::Bind, b'2')
+            (Expect::Injected, b'C' | b'I')
+            | (Expect::Bind, b'2')
             | (Expect::Close, b'3')
             | (Expect::DescribePortal, b'T' | b'n')
             | (Expect::Execute, b's') => {
@@ -358,6 +351,7 @@ impl Run {
                 if let Some(p) = txn.participant(from) {
                     p.link().outstanding = p.link_ref().outstanding.saturating_sub(1);
                 }
+                self.compare(from, txn, sink);
                 txn.settle(from, status, failed, last);
                 match show {
                     Show::Forward if txn.ready() == status && self.passing.is_empty() && !news => {
@@ -376,6 +370,22 @@ impl Run {
                 }
             }
             _ => Verdict::Nonsense(unexpected(tag, head)),
+        }
+    }
+
+    /// A server reports what is other than it has reported before, which was to someone else if the link has just been
+    /// brought to the session's settings: then all of it is compared with what the client knows.
+    fn compare(&mut self, from: ShardId, txn: &mut Txn, sink: &mut impl Sink) {
+        let Some(p) = txn.participant(from).filter(|p| p.has_new_settings()) else { return };
+        for (name, value) in &p.link_ref().parameters {
+            if matches!(&**name, "server_version" | "in_hot_standby") {
+                continue;
+            }
+            if sink.reported().get(name) == Some(value) {
+                self.passing.remove(name);
+            } else {
+                self.passing.insert(name.clone(), value.clone());
+            }
         }
     }
 
@@ -443,11 +453,13 @@ impl Run {
         let mut at = 0;
         while let Some(reply) = self.replies.get_mut(at) {
             match reply {
-                Reply::Pending(p) if p.from == from && p.expect == Expect::Sync => {
+                // Another link of the group has had its Sync already, and answers it.
+                Reply::Pending(p) if p.from != from => at += 1,
+                Reply::Pending(p) if p.expect == Expect::Sync => {
                     p.failed = true;
                     return;
                 }
-                Reply::Pending(p) if p.from == from && p.expect == Expect::Query => {
+                Reply::Pending(p) if p.expect == Expect::Query => {
                     // Injected statements stood in front of a simple message: a Sync of ours ends the skipping.
                     p.expect = Expect::Sync;
                     p.failed = true;
@@ -458,11 +470,13 @@ impl Run {
                     return;
                 }
                 Reply::Ready => return,
-                // Another link of the group has had its Sync already, and answers it.
-                Reply::Pending(p) if p.expect == Expect::Sync => at += 1,
                 Reply::Pending(p) => {
+                    // neither a BEGIN nor a setting that was put in front of what is skipped has run
+                    if p.expect == Expect::Injected && p.show != Show::Silent {
+                        txn.refuses(from);
+                    }
                     // a statement that was not prepared after all
-                    if let (Some(note), Some(participant)) = (p.parse.take(), txn.participant(p.from)) {
+                    if let (Some(note), Some(participant)) = (p.parse.take(), txn.participant(from)) {
                         participant.link().statements.remove(&note.name);
                     }
                     self.replies.remove(at);
@@ -608,7 +622,7 @@ impl Run {
             match header.tag {
                 b'N' | b'A' => sink.forward(cx, &input[..header.len])?,
                 b'S' => {
-                    if let Verdict::Forward = parameter_status(body, shard, txn, sink) {
+                    if let Verdict::Forward = parameter_status(body, shard, txn, sink, |_| {}) {
                         sink.forward(cx, &input[..header.len])?;
                     }
                 }
@@ -644,7 +658,13 @@ fn complete(effect: Option<Effect>, body: &[u8], from: ShardId, txn: &mut Txn) {
     }
 }
 
-fn parameter_status(body: &[u8], from: ShardId, txn: &mut Txn, sink: &mut impl Sink) -> Verdict {
+fn parameter_status(
+    body: &[u8],
+    from: ShardId,
+    txn: &mut Txn,
+    sink: &mut impl Sink,
+    arrives: impl FnOnce(&str),
+) -> Verdict {
     let status = match backend::ParameterStatus::parse(body) {
         Ok(status) => status,
         Err(e) => return Verdict::Nonsense(e),
@@ -654,6 +674,7 @@ fn parameter_status(body: &[u8], from: ShardId, txn: &mut Txn, sink: &mut impl S
     if let Some(p) = txn.participant(from) {
         p.link().parameters.insert(name.to_string(), value.to_string());
     }
+    arrives(&name);
     let reported = sink.reported();
     if reported.get(&*name).is_some_and(|known| *known == value) {
         return Verdict::Drop;

@@ -3,6 +3,7 @@
 use crate::error::{Error, SqlState};
 use crate::exec::reply::{Expect, Pending, Show};
 use crate::plan::{Snapshot, Template};
+use crate::session::extended;
 use crate::session::run::{Enlist, Served, Session, Trouble};
 use crate::shards::ShardId;
 use crate::sql::class::{Class, Isolation, Modes, SetScope};
@@ -29,6 +30,8 @@ pub enum Control {
     /// settings: run by a server, then noted
     Set(Effect),
     DiscardAll,
+    /// CLOSE ALL: cursors can be on any participant
+    CloseAll,
     /// DEALLOCATE of a statement, or of all
     Deallocate(Option<Box<str>>),
 }
@@ -88,6 +91,7 @@ fn by_class(template: &Template, text: &str) -> Option<Control> {
         }
         Class::Reset(None) => Control::Set(Effect::ResetAll),
         Class::Discard(what) if what == "ALL" => Control::DiscardAll,
+        Class::CloseCursor if extended::cursor_named(text).as_deref() == Some("all") => Control::CloseAll,
         Class::Deallocate(name) => Control::Deallocate(name.as_deref().map(Into::into)),
         _ => return None,
     })
@@ -176,6 +180,7 @@ impl Control {
             Control::Set(_) if first_word_is(text, "reset") => "RESET",
             Control::Set(_) => "SET",
             Control::DiscardAll => "DISCARD ALL",
+            Control::CloseAll => "CLOSE CURSOR ALL",
             Control::Deallocate(None) => "DEALLOCATE ALL",
             Control::Deallocate(Some(_)) => "DEALLOCATE",
         }
@@ -191,7 +196,7 @@ impl Control {
             Control::Release(name) => Effect::Release(name.clone()),
             Control::RollbackTo(name) => Effect::RollbackTo(name.clone()),
             Control::Set(effect) => effect.clone(),
-            Control::DiscardAll | Control::Deallocate(_) => return None,
+            Control::DiscardAll | Control::CloseAll | Control::Deallocate(_) => return None,
         })
     }
 }
@@ -281,6 +286,11 @@ pub(super) async fn execute(
                 let missing = format!("savepoint \"{name}\" does not exist");
                 return Err(Error::client(SqlState(*b"3B001"), missing).into());
             }
+            match control {
+                Control::RollbackTo(_) => s.extended.rolled_back_to(name),
+                Control::Savepoint(_) => s.extended.saved(name, &s.txn),
+                _ => {}
+            }
             everywhere(s, control, text, voice);
         }
         Control::Set(effect) => {
@@ -311,6 +321,17 @@ pub(super) async fn execute(
                 return Err(Trouble::Told);
             }
             answer(s, tag, voice);
+        }
+        Control::CloseAll => {
+            s.extended.closed(None);
+            let held = s.txn.shards();
+            match held.split_first() {
+                None => answer(s, tag, voice),
+                Some((first, others)) => {
+                    others.iter().for_each(|shard| aside(s, *shard, text, voice));
+                    main(s, *first, text, voice, None);
+                }
+            }
         }
         Control::DiscardAll => {
             if s.txn.in_block() {

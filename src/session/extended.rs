@@ -18,6 +18,7 @@ use crate::session::statements::{Identity, Prepared, Statements};
 use crate::session::temporaries;
 use crate::shards::ShardId;
 use crate::sql::class::Class;
+use crate::sql::lex::Lexer;
 use crate::sql::scan::{Piece, Scan};
 use crate::txn::{Txn, aborted};
 use crate::wire::backend;
@@ -26,6 +27,7 @@ use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Target};
 use bytes::BufMut;
 use smallvec::SmallVec;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +35,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Statements that one link keeps prepared; beyond this others are closed.
 const PER_LINK: usize = 512;
 
-/// Cursors declared in SQL whose shard a session remembers; one more, and the others are taken to be where the block is.
-const CURSORS: usize = 256;
+/// Cursors declared in SQL that a session can have.
+const CURSORS: usize = 10_000;
 
 pub(super) type Name = SmallVec<[u8; 24]>;
 
@@ -45,7 +47,12 @@ pub struct Extended {
     statements: HashMap<Name, Prepared, foldhash::fast::RandomState>,
     portals: HashMap<Name, Portal, foldhash::fast::RandomState>,
     /// where cursors were declared in SQL: FETCH goes there, and the protocol may name them as portals
-    cursors: HashMap<Name, ShardId, foldhash::fast::RandomState>,
+    cursors: HashMap<Name, (ShardId, u64), foldhash::fast::RandomState>,
+    /// savepoints of the block, and when they were made, in steps of their own
+    saved: Vec<(Box<str>, u64)>,
+    moment: u64,
+    /// the block that they belong to
+    block: u64,
     /// parsed by the client and not sent yet, in order
     deferred: SmallVec<[Name; 1]>,
     /// links that got messages since the last Sync
@@ -79,26 +86,75 @@ impl Extended {
     /// A statement of that template went to a shard: if it declares a cursor, it is there.
     pub(super) fn declared(&mut self, template: &Template, shard: ShardId) {
         if let Class::DeclareCursor { name, .. } = &template.class {
-            if self.cursors.len() >= CURSORS {
-                self.cursors.clear();
+            self.cursors.insert(Name::from_slice(name.as_bytes()), (shard, self.moment));
+        }
+    }
+    /// Whether a statement of that template can go to that shard as far as cursors go, whose names are the session's.
+    ///
+    /// Errors: 42P03 for a name that stands for a cursor on another shard, 54000 when there are too many.
+    pub(super) fn may_declare(&mut self, template: &Template, shard: ShardId, txn: &Txn) -> Result<()> {
+        let Class::DeclareCursor { name, .. } = &template.class else { return Ok(()) };
+        self.end_cursors(txn);
+        if self.cursors.len() >= CURSORS {
+            let much = format!("a session can have {CURSORS} cursors");
+            return Err(Error::limit(SqlState::PROGRAM_LIMIT_EXCEEDED, much)
+                .hint("Use fewer names: a name can be declared again after CLOSE."));
+        }
+        let portal = match self.portals.get(name.as_bytes()) {
+            Some(Portal::On { shard, .. }) => Some(*shard),
+            Some(Portal::Control { .. }) | None => None,
+        };
+        let there = self.cursors.get(name.as_bytes()).map(|(on, _)| *on).or(portal);
+        let other = there.filter(|on| *on != shard && txn.holds(*on));
+        match other {
+            None => Ok(()),
+            Some(_) => {
+                let there = format!("cursor \"{name}\" already exists");
+                Err(Error::client(SqlState::DUPLICATE_CURSOR, there))
             }
-            self.cursors.insert(Name::from_slice(name.as_bytes()), shard);
+        }
+    }
+    /// CLOSE of one cursor, or of all.
+    pub(super) fn closed(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => drop(self.cursors.remove(name.as_bytes())),
+            None => self.cursors.clear(),
+        }
+    }
+    /// SAVEPOINT: cursors that are declared from now on end with a ROLLBACK TO it.
+    pub(super) fn saved(&mut self, name: &str, txn: &Txn) {
+        self.end_cursors(txn);
+        self.saved.push((name.into(), self.moment));
+        self.moment += 1;
+    }
+    pub(super) fn rolled_back_to(&mut self, name: &str) {
+        if let Some(at) = self.saved.iter().rposition(|(n, _)| **n == *name) {
+            let moment = self.saved[at].1;
+            self.saved.truncate(at + 1);
+            self.cursors.retain(|_, (_, declared)| *declared <= moment);
+        }
+    }
+    /// Cursors end with their block; those that may have been declared WITH HOLD are on a pinned link.
+    pub(super) fn end_cursors(&mut self, txn: &Txn) {
+        if self.block != txn.blocks() {
+            self.block = txn.blocks();
+            self.saved.clear();
+            self.portals.clear();
+            self.cursors.retain(|_, (on, _)| txn.is_pinned(*on));
         }
     }
     /// Where the cursor is that FETCH, MOVE or CLOSE names, its last word.
     pub(super) fn cursor_of(&self, template: &Template, text: &str) -> Option<ShardId> {
-        if self.cursors.is_empty() || !matches!(template.class, Class::Fetch | Class::CloseCursor) {
+        if !matches!(template.class, Class::Fetch | Class::CloseCursor) {
             return None;
         }
-        let last = text
-            .trim_end_matches(|c: char| c.is_whitespace() || c == ';')
-            .rsplit(char::is_whitespace)
-            .next()?;
-        let name = match last.strip_prefix('"').and_then(|l| l.strip_suffix('"')) {
-            Some(quoted) => quoted.replace("\"\"", "\""),
-            None => last.to_ascii_lowercase(),
-        };
-        self.cursors.get(name.as_bytes()).copied()
+        let name = cursor_named(text)?;
+        self.cursors.get(name.as_bytes()).map(|(on, _)| *on).or_else(|| {
+            match self.portals.get(name.as_bytes()) {
+                Some(Portal::On { shard, .. }) => Some(*shard),
+                Some(Portal::Control { .. }) | None => None,
+            }
+        })
     }
     /// DISCARD ALL
     pub fn forget(&mut self) {
@@ -123,6 +179,16 @@ impl Extended {
             }
         }
     }
+}
+
+/// The cursor that FETCH, MOVE or CLOSE names: the last name in it, whatever comments follow.
+pub(super) fn cursor_named(text: &str) -> Option<String> {
+    let mut lexer = Lexer::new(text, true);
+    let mut last = None;
+    while let Ok(Some(token)) = lexer.next_token() {
+        last = token.name(text).or(last);
+    }
+    last.map(Cow::into_owned)
 }
 
 /// Serves one message of `len` bytes at the front of the input.
@@ -232,11 +298,14 @@ fn parse(s: &mut Session, len: usize) -> Served<()> {
     let statement = Statement { text, scan: &scan, piece: 0, hints };
     let template = s.database.planner.template(&statement, &snapshot, &s.reading);
     let shards = snapshot.map.shards.len();
-    let served_here = !odd && control::of(&template, text, original.is_some(), shards)?.is_some();
-    if s.txn.failed()
-        && !matches!(template.class, Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_))
-    {
-        return Err(aborted().into());
+    let mut served_here = !odd && control::of(&template, text, original.is_some(), shards)?.is_some();
+    if s.txn.failed() {
+        match template.class {
+            Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_) => {}
+            // a text without a statement is no command that could be ignored
+            Class::Empty => served_here = true,
+            _ => return Err(aborted().into()),
+        }
     }
     let prepared = Prepared {
         server_name,
@@ -362,6 +431,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         (Name::from_slice(view.portal), Name::from_slice(view.statement))
     };
     let (template, route) = routed(s, len, &name, &snapshot).await?;
+    s.extended.end_cursors(&s.txn);
     if !portal.is_empty() && s.extended.portals.contains_key(&portal) && s.txn.in_block() {
         return Err(Error::client(
             SqlState::DUPLICATE_CURSOR,
@@ -372,6 +442,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     let prepared = s.extended.statements.get(&name).ok_or_else(|| no_statement(&name))?;
     let cursor = s.extended.cursor_of(&template, &prepared.text);
     let shards = snapshot.map.shards.len();
+    let closes = (template.class == Class::CloseCursor).then(|| cursor_named(&prepared.text)).flatten();
     if !prepared.odd
         && let Some(control) = control::of(&template, &prepared.text, prepared.original.is_some(), shards)?
     {
@@ -395,6 +466,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     let rows = rows_of(&route);
     let cursor = cursor.filter(|shard| s.txn.holds(*shard));
     let shard = cursor.map_or_else(|| s.settle_route(route, &snapshot), Ok)?;
+    s.extended.may_declare(&template, shard, &s.txn)?;
     if template.class == Class::Copy {
         let prepared = s.extended.prepared(&name).ok_or_else(|| no_statement(&name))?;
         let (text, piece) = (prepared.text.clone(), prepared.scan.pieces[0].clone());
@@ -439,6 +511,9 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
             let view = frontend::Bind::parse(&frame[HEADER..])?;
             columns = oids::columns(&view.result_formats, &prepared.described, translation);
         }
+    }
+    if closes.is_some() {
+        s.extended.closed(closes.as_deref());
     }
     s.run.push(Pending::new(shard, Expect::Bind));
     s.extended.portals.insert(portal, Portal::On { shard, template, columns, rows });
@@ -556,7 +631,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     };
     if target == Target::Portal {
         return match s.extended.portals.get_mut(&name) {
-            None => match s.extended.cursors.get(&name).copied() {
+            None => match s.extended.cursors.get(&name).map(|(on, _)| *on) {
                 Some(shard) => {
                     to_portal(s, shard, len, &name, Pending::new(shard, Expect::DescribePortal)).await
                 }
@@ -589,6 +664,13 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
         });
         return Ok(());
     }
+    if s.txn.failed() && prepared.template.class == Class::Empty {
+        s.run.local(|out| {
+            backend::parameter_description(out, &[]);
+            backend::no_data(out);
+        });
+        return Ok(());
+    }
     if s.txn.failed() {
         return Err(aborted().into());
     }
@@ -613,6 +695,14 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
 
 /// Forwards a message that speaks of a portal to the link that has it.
 async fn to_portal(s: &mut Session, shard: ShardId, len: usize, name: &Name, pending: Pending) -> Served<()> {
+    if !s.extended.deferred.is_empty() {
+        // What was parsed in between is answered before.
+        let snapshot = s.refresh()?;
+        send_deferred(s, None, &snapshot).await?;
+        if s.run.skipping {
+            return Ok(());
+        }
+    }
     if s.run.awaits_other_than(shard) {
         s.drain().await?;
         if s.run.skipping {
@@ -644,7 +734,10 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
         Name::from_slice(view.portal)
     };
     match s.extended.portals.get(&name).cloned() {
-        None => Err(no_portal(&name).into()),
+        None => match s.extended.cursors.get(&name).map(|(on, _)| *on) {
+            Some(shard) => to_portal(s, shard, len, &name, Pending::new(shard, Expect::Execute)).await,
+            None => Err(no_portal(&name).into()),
+        },
         Some(Portal::Control { control, text }) => {
             send_deferred(s, None, &snapshot).await?;
             control::execute(s, &control, &text, Voice::Extended, &snapshot).await
@@ -742,11 +835,15 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
 
 /// What ran since the last Sync ends on all links alike: by COMMIT, or by ROLLBACK if an error came.
 async fn end_group(s: &mut Session, show: Show) -> Result<(), Gone> {
-    if !s.txn.in_block() && s.extended.group.len() > 1 && !s.run.skipping {
+    if !s.txn.in_block() && s.extended.group.len() > 1 {
         // None commits before each has said that all went well.
         s.drain().await?;
     }
     let failed = std::mem::take(&mut s.run.skipping);
+    if failed {
+        // They stood behind the error, which was not known when they came.
+        s.extended.deferred.clear();
+    }
     let skipped_by = s.run.skipped_by.take();
     let refused = std::mem::take(&mut s.extended.refused);
     let group = std::mem::take(&mut s.extended.group);

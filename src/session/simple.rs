@@ -235,6 +235,7 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
         s.run.ready();
         return Ok(());
     };
+    s.extended.may_declare(&template, shard, &s.txn)?;
     copy_fits(s, len, 0, &template, shard, snapshot).await?;
     // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.
     s.barrier |= s.enlist(shard, how(&template, rows.is_some()), snapshot).await? > 0;
@@ -263,7 +264,14 @@ async fn settled(
     let queries =
         matches!(template.class, Class::Query | Class::Insert | Class::Update | Class::Delete | Class::Merge);
     if !((template.unread || queries) && matches!(route, Route::Reject(_))) {
-        let cursor = s.extended.cursor_of(template, piece_text(s, len, piece)?);
+        s.extended.end_cursors(&s.txn);
+        let named = matches!(template.class, Class::Fetch | Class::CloseCursor);
+        let text = if named { piece_text(s, len, piece)?.to_owned() } else { String::new() };
+        let text = &*text;
+        let cursor = s.extended.cursor_of(template, text);
+        if template.class == Class::CloseCursor {
+            s.extended.closed(extended::cursor_named(text).as_deref());
+        }
         if let Some(shard) = cursor.filter(|shard| s.txn.holds(*shard)) {
             return Ok(Some(shard));
         }
@@ -410,6 +418,8 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 touches |= template.touches_temporaries;
                 changes_names |= touches;
                 effects.push(temporaries::pin(&template).unwrap_or(Effect::Nothing));
+                // where it is declared is noted statement by statement
+                together &= !matches!(template.class, Class::DeclareCursor { .. } | Class::CloseCursor);
                 let how = how(&template, false);
                 writes |= how.writes;
                 reads |= how.reads;
@@ -554,6 +564,7 @@ async fn statement_of_many(
     if !s.txn.in_block() {
         s.txn.open(implicit());
     }
+    s.extended.may_declare(&template, shard, &s.txn)?;
     copy_fits(s, len, piece, &template, shard, snapshot).await?;
     s.enlist(shard, how(&template, rows.is_some()), snapshot).await?;
     s.extended.declared(&template, shard);

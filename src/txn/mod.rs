@@ -130,8 +130,10 @@ pub struct Participant {
     told: usize,
     /// the flight in which it was last brought to the session's settings
     brought: u64,
-    /// its open transaction is older than its settings, or has a snapshot: a block must begin another one
+    /// its open transaction has made settings, or has a snapshot: what follows begins another one
     stale: bool,
+    /// one setting was left out of them, because the statement makes it anew
+    replaced: bool,
     /// what was injected failed
     refused: bool,
     /// not to be released although nothing is awaited
@@ -187,6 +189,7 @@ pub struct Txn {
     bereft: bool,
     /// number of what is sent now: one for each simple message, and for all up to a Sync
     flight: u64,
+    blocks: u64,
 }
 
 impl Txn {
@@ -208,6 +211,7 @@ impl Txn {
             settings_version: 0,
             bereft: false,
             flight: 1,
+            blocks: 0,
         }
     }
     /// What is sent from now on may run although what was sent before failed.
@@ -274,6 +278,13 @@ impl Txn {
         if let Some(p) = self.participant(shard) {
             p.refused = true;
         }
+    }
+    /// Blocks that have ended so far.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+    pub fn is_pinned(&self, shard: ShardId) -> bool {
+        self.participants.iter().any(|p| p.shard == shard && p.link_ref().pinned)
     }
     /// Settings were made since the last Sync that the next ReadyForQuery confirms or undoes.
     pub fn settings_pending(&self) -> bool {
@@ -430,6 +441,7 @@ impl Txn {
             told: 0,
             brought: 0,
             stale: false,
+            replaced: false,
             refused: false,
             kept: false,
         });
@@ -445,6 +457,7 @@ impl Txn {
         let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return 0 };
         let link: &mut Link = &mut p.lease;
         let mut count = 0;
+        let mut made = false;
         let mut put = |link: &mut Link, statement: &str| {
             inject(&mut link.output, statement);
             count += 1;
@@ -464,8 +477,6 @@ impl Txn {
                 }
                 in_utf8 &= own_encoding != Some(&**statement);
                 put(link, statement);
-                let words = statement.to_ascii_lowercase();
-                p.stale |= words.contains("transaction") || words.starts_with("reset all");
             }
             if let (true, Some(statement)) = (in_utf8, own_encoding) {
                 put(link, statement);
@@ -473,12 +484,14 @@ impl Txn {
             if difference.is_empty() && target.is_none() {
                 link.applied = Some(self.settings.list().clone());
             } else {
+                // They hold whatever becomes of the statement, and what begins behind them has its isolation and its rights from them.
+                made = !difference.is_empty();
                 p.injected = true;
+                p.replaced = target.is_some();
             }
             p.brought = self.flight;
         }
-        if p.stale && !p.began && !describe_only {
-            // The open transaction has its isolation and its rights from before the settings: the next one has them.
+        if !p.began && (made || (p.stale && !describe_only)) {
             put(link, "BEGIN");
             put(link, "COMMIT");
             p.stale = false;
@@ -628,12 +641,11 @@ impl Txn {
                 continue;
             }
             let link: &mut Link = &mut p.lease;
-            if committed && (p.began || p.told == entries) {
-                link.applied = Some(self.settings.list().clone());
-            } else if p.injected || changed {
-                link.applied = None;
-            }
+            // A rollback leaves what it had before, which is what the session had.
+            let known = if committed { p.began || p.told == entries } else { !p.replaced };
+            link.applied = known.then(|| self.settings.list().clone());
             p.injected = false;
+            p.replaced = false;
             p.told = 0;
             p.brought = 0;
             p.stale = false;
@@ -641,6 +653,7 @@ impl Txn {
             p.wrote = false;
             p.began = chain;
         }
+        self.blocks += 1;
         self.block = match begin {
             Some(begin) if chain => Block::Open(begin),
             _ => Block::None,
@@ -660,10 +673,14 @@ impl Txn {
         p.stale &= status != b'I';
         match (&self.block, status) {
             (Block::None, b'I') => {
-                if p.injected || p.told > 0 {
-                    let known = !failed && p.told == entries;
-                    p.lease.applied = known.then(|| lasting.list().clone());
+                if p.injected || p.told > 0 || refused {
+                    p.lease.applied = match failed {
+                        _ if refused => None,
+                        true => (!p.replaced).then(|| self.settings.list().clone()),
+                        false => (p.told == entries).then(|| lasting.list().clone()),
+                    };
                     p.injected = false;
+                    p.replaced = false;
                     p.told = 0;
                 }
                 p.wrote = false;
@@ -708,6 +725,7 @@ impl Txn {
             (Block::Open(_) | Block::Failed(_), b'I') if p.injected || p.told > 0 => {
                 // only described something
                 p.lease.applied = (!failed && p.told == 0).then(|| self.settings.list().clone());
+                p.replaced = false;
                 p.injected = false;
                 p.told = 0;
             }

@@ -84,16 +84,13 @@ impl Settings {
     }
     /// These without what a statement of that effect is going to make anew. `None`: it makes nothing that lasts.
     pub fn without(&self, effect: &Effect) -> Option<Settings> {
-        let mut out = self.clone();
-        match effect {
-            Effect::Set { name, local: false, .. } => {
-                let list = self.list.iter().filter(|(n, _)| n != name).cloned().collect();
-                out.list = Arc::new(list);
-            }
-            Effect::ResetAll => out.reset_all(),
-            _ => return None,
-        }
-        Some(out)
+        let goes = |name: &str| match effect {
+            Effect::Set { name: anew, local: false, .. } => **anew == *name && !is_reported(name),
+            Effect::ResetAll => !survives_reset_all(name) && !is_reported(name),
+            _ => false,
+        };
+        let list: List = self.list.iter().filter(|(name, _)| !goes(name)).cloned().collect();
+        (list.len() < self.list.len()).then(|| Settings { list: Arc::new(list), start: self.start.clone() })
     }
 
     /// Statements that bring a server session from `have` (`None`: unknown) to these settings.
@@ -129,6 +126,21 @@ impl Settings {
 
 fn find<'a>(list: &'a List, name: &str) -> Option<&'a str> {
     list.iter().find(|(n, _)| &**n == name).map(|(_, s)| &**s)
+}
+
+/// Servers report these to clients. They can always be made again.
+fn is_reported(name: &str) -> bool {
+    const REPORTED: &[&str] = &[
+        "application_name",
+        "client_encoding",
+        "datestyle",
+        "default_transaction_read_only",
+        "intervalstyle",
+        "search_path",
+        "standard_conforming_strings",
+        "timezone",
+    ];
+    REPORTED.contains(&name)
 }
 
 fn survives_reset_all(name: &str) -> bool {
