@@ -10,11 +10,14 @@
 //! May import the `Options` of every room and nothing else of them. When a setting does not take effect, look at
 //! [`load`] for the order and at the room's `Options` for its meaning.
 
+mod access;
+
 use crate::admin;
 use crate::backend;
 use crate::error::Error;
 use crate::options::{Raw, Section, Size, did_you_mean};
-use crate::session::{auth, database, tls};
+use crate::session::auth::{self, identity, lookup, rules};
+use crate::session::{database, tls};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
@@ -75,7 +78,10 @@ crate::options! {
 pub struct Database {
     pub place: Place,
     pub session: database::Options,
+    pub lookup: lookup::Options,
     pub servers: backend::Options,
+    /// by shard, what its service user is called there
+    pub shards: BTreeMap<String, backend::options::ServiceLogin>,
 }
 
 /// Everything that was configured, valid as a whole.
@@ -87,6 +93,13 @@ pub struct Config {
     pub tls: tls::Options,
     pub auth: auth::Options,
     pub users: BTreeMap<String, auth::UserOptions>,
+    /// by user and shard, where users are somebody else
+    pub user_shards: BTreeMap<String, BTreeMap<String, auth::ShardUser>>,
+    /// in order: the first that fits decides
+    pub hba: Vec<rules::Options>,
+    pub ident: Vec<identity::Options>,
+    /// names of users by group
+    pub groups: BTreeMap<String, Vec<String>>,
     pub databases: BTreeMap<String, Database>,
     pub admin: admin::Options,
 }
@@ -172,7 +185,7 @@ struct Reader<'a> {
     mistakes: Vec<Mistake>,
 }
 
-const SECTIONS: [&str; 6] = ["server", "tls", "auth", "user", "database", "admin"];
+const SECTIONS: [&str; 9] = ["server", "tls", "auth", "hba", "ident", "groups", "user", "database", "admin"];
 
 impl<'a> Reader<'a> {
     fn new(around: &'a Surroundings) -> Self {
@@ -213,6 +226,9 @@ impl<'a> Reader<'a> {
                 "tls" => self.fill_item(name, item, line, &mut [&mut config.tls]),
                 "auth" => self.fill_item(name, item, line, &mut [&mut config.auth]),
                 "admin" => self.fill_item(name, item, line, &mut [&mut config.admin]),
+                "hba" => self.read_hba(config, item, line),
+                "ident" => self.read_ident(config, item, line),
+                "groups" => self.read_groups(config, item, line),
                 "user" => self.read_users(config, item, line),
                 "database" => self.read_databases(config, item, line),
                 _ => {
@@ -233,7 +249,8 @@ impl<'a> Reader<'a> {
         for table in users.iter() {
             let line = self.line(table.span()).or(line);
             let mut user = auth::UserOptions::default();
-            self.fill("user", table, &mut [&mut user]);
+            self.fill_but("user", table, &["shard"], &mut [&mut user]);
+            let shards = self.read_shards("user", table);
             if user.name.is_empty() {
                 self.mistake(line, "a user without a name", Some("add name = \"...\"".into()));
                 continue;
@@ -243,6 +260,9 @@ impl<'a> Reader<'a> {
             }
             if config.users.contains_key(&user.name) {
                 self.mistake(line, format!("user {:?} is there twice", user.name), Some("remove one".into()));
+            }
+            if !shards.is_empty() {
+                config.user_shards.insert(user.name.clone(), shards);
             }
             config.users.insert(user.name.clone(), user);
         }
@@ -255,17 +275,19 @@ impl<'a> Reader<'a> {
         };
         for (name, item) in databases.iter() {
             let line = self.line(databases.key(name).and_then(|k| k.span()).or(item.span()));
-            if !item.is_table_like() {
+            let Some(table) = item.as_table_like() else {
                 let instead = Some("write [database.NAME] with map = \"file\"".into());
                 self.mistake(line, format!("{name:?} is no database"), instead);
                 continue;
-            }
+            };
             if let Some(l) = line {
                 self.lines.insert(format!("database.{name}"), l);
             }
             let mut database = Database::default();
-            let Database { place, session, servers } = &mut database;
-            self.fill_item(&format!("database.{name}"), item, line, &mut [place, session, servers]);
+            let section = format!("database.{name}");
+            database.shards = self.read_shards(&section, table);
+            let Database { place, session, lookup, servers, .. } = &mut database;
+            self.fill_but(&section, table, &["shard"], &mut [place, session, lookup, servers]);
             config.databases.insert(name.to_owned(), database);
         }
     }
@@ -278,7 +300,18 @@ impl<'a> Reader<'a> {
     }
 
     fn fill(&mut self, name: &str, table: &dyn TableLike, sections: &mut [&mut dyn Section]) {
-        for (key, item) in table.iter() {
+        self.fill_but(name, table, &[], sections);
+    }
+
+    /// Leaves keys out that are read elsewhere.
+    fn fill_but(
+        &mut self,
+        name: &str,
+        table: &dyn TableLike,
+        others: &[&str],
+        sections: &mut [&mut dyn Section],
+    ) {
+        for (key, item) in table.iter().filter(|(key, _)| !others.contains(key)) {
             let line = self.line(table.key(key).and_then(|k| k.span()).or(item.span()));
             for base in ["_file", "_env"].iter().filter_map(|s| key.strip_suffix(s)) {
                 if secret(sections, base) && table.contains_key(base) {
@@ -286,7 +319,12 @@ impl<'a> Reader<'a> {
                     self.mistake(line, format!("{base} is given twice in [{name}]"), instead);
                 }
             }
-            self.assign(name, key, raw(item), line, sections);
+            match item.as_inline_table() {
+                Some(table) if secret(sections, key) => {
+                    self.secret_elsewhere(name, key, table, line, sections);
+                }
+                _ => self.assign(name, key, raw(item), line, sections),
+            }
         }
     }
 
@@ -304,16 +342,14 @@ impl<'a> Reader<'a> {
                 None => continue,
                 Some(Ok(())) => return,
                 Some(Err(expected)) => {
-                    let written = match &raw {
-                        Raw::Other(kind) => format!(" is {kind}"),
-                        _ if secret(&mut [&mut **section], key) => " has a value of the wrong kind".into(),
-                        other => format!(" = {} is not possible", written(other)),
+                    let message = match &raw {
+                        Raw::Other(_) => refuse_kind(key, &raw),
+                        _ if secret(&mut [&mut **section], key) => {
+                            format!("{key} has a value of the wrong kind")
+                        }
+                        _ => refuse_kind(key, &raw),
                     };
-                    return self.mistake(
-                        line,
-                        format!("{key}{written}"),
-                        Some(format!("expected {expected}")),
-                    );
+                    return self.mistake(line, message, Some(format!("expected {expected}")));
                 }
             }
         }
@@ -419,8 +455,8 @@ impl<'a> Reader<'a> {
             _ => match section.split_once('.') {
                 Some(("database", name)) => {
                     let database = config.databases.entry(name.to_owned()).or_default();
-                    let Database { place, session, servers } = database;
-                    self.assign(section, key, raw, None, &mut [place, session, servers]);
+                    let Database { place, session, lookup, servers, .. } = database;
+                    self.assign(section, key, raw, None, &mut [place, session, lookup, servers]);
                 }
                 Some(("user", name)) => {
                     let user = config.users.entry(name.to_owned()).or_default();
@@ -480,12 +516,15 @@ impl<'a> Reader<'a> {
             let instead = Some("add [database.NAME] with map = \"file.toml\"".into());
             self.mistake(None, "no database is configured", instead);
         }
-        for (name, user) in &config.users {
-            let line = self.lines.get(&format!("user.{name}")).copied();
-            if let Err(instead) = auth::Stored::check(user, config.auth.method) {
-                self.mistake(line, format!("user {name:?} could never log in"), Some(instead));
-            }
-        }
+        self.check_access(config);
+    }
+}
+
+/// What is said of a value that cannot be.
+fn refuse_kind(key: &str, raw: &Raw) -> String {
+    match raw {
+        Raw::Other(kind) => format!("{key} is {kind}"),
+        other => format!("{key} = {} is not possible", written(other)),
     }
 }
 
@@ -600,13 +639,14 @@ pub fn manual() -> String {
          <!-- Generated from the declarations in the source; `PGWEIR_BLESS=1 cargo test --lib config::` writes it anew. -->\n\n\
          `pgweir serve --config pgweir.toml`. Later wins: defaults, the file, `PGWEIR_<SECTION>_<KEY>` in the environment, \
          `--set section.key=value`. All mistakes are reported at once, with file and line. \
-         Beside each secret `KEY` there are `KEY_file` (a file that holds it) and `KEY_env` (a variable that holds it).\n",
+         A secret can be elsewhere: `KEY = { file = \"...\" }` or `KEY_file = \"...\"` (a file that holds it), `KEY = { env = \"...\" }` or \
+         `KEY_env = \"...\"` (a variable that holds it). [authentication.md](authentication.md) tells of log-ins with examples.\n",
     );
     for (title, about, sections) in chapters() {
-        let _ = write!(
-            out,
-            "\n## `{title}`\n\n{about}\n\n| key | default | meaning | write |\n|---|---|---|---|\n"
-        );
+        let _ = write!(out, "\n## `{title}`\n\n{about}\n");
+        if !sections.is_empty() {
+            out += "\n| key | default | meaning | write |\n|---|---|---|---|\n";
+        }
         for s in sections.iter().flat_map(|s| s.settings()) {
             let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
             let _ = writeln!(out, "| `{}` | {default} | {} | {} |", s.key, s.help, s.expected);
@@ -644,15 +684,41 @@ fn chapters() -> Vec<Chapter> {
             vec![Box::new(tls::Options::default())],
         ),
         ("[auth]", "How clients prove who they are.", vec![Box::new(auth::Options::default())]),
+        (
+            "[[hba]]",
+            "Who may log in from where, and how: the first rule that fits decides; whom none fits is refused. Without rules `[auth] method` is for everybody.",
+            vec![Box::new(rules::Options::default())],
+        ),
+        (
+            "[[ident]]",
+            "Which users a name from outside may log in as: a certificate's, or the operating system's.",
+            vec![Box::new(identity::Options::default())],
+        ),
+        (
+            "[groups]",
+            "Names of users by group: `staff = [\"alice\", \"bob\"]`, for `+staff` in rules.",
+            vec![],
+        ),
         ("[[user]]", "One table for each user.", vec![Box::new(auth::UserOptions::default())]),
+        (
+            "[user.shard.NAME]",
+            "Below a `[[user]]`: who that user is on one shard, where that differs.",
+            vec![Box::new(auth::ShardUser::default())],
+        ),
         (
             "[database.NAME]",
             "One table for each logical database; clients connect to NAME.",
             vec![
                 Box::new(Place::default()),
                 Box::new(database::Options::default()),
+                Box::new(lookup::Options::default()),
                 Box::new(backend::Options::default()),
             ],
+        ),
+        (
+            "[database.NAME.shard.SHARD]",
+            "pgweir's own log-in on one shard, where that differs.",
+            vec![Box::new(backend::options::ServiceLogin::default())],
         ),
         ("[admin]", "Health and metrics over HTTP.", vec![Box::new(admin::Options::default())]),
     ]
@@ -662,7 +728,7 @@ fn chapters() -> Vec<Chapter> {
 mod tests {
     use super::*;
 
-    fn read(text: &str, around: &Surroundings) -> Result<Config, Vec<String>> {
+    pub(super) fn read(text: &str, around: &Surroundings) -> Result<Config, Vec<String>> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pgweir.toml");
         std::fs::write(&file, text).unwrap();
@@ -672,7 +738,7 @@ mod tests {
             .map_err(|all| all.iter().map(|m| m.to_string().replace(&prefix, "")).collect())
     }
 
-    fn mistakes(text: &str) -> Vec<String> {
+    pub(super) fn mistakes(text: &str) -> Vec<String> {
         read(text, &Surroundings::default()).expect_err("the file is wrong")
     }
 
@@ -710,7 +776,7 @@ mod tests {
                 "pgweir.toml:2: listen = \"here\" is not possible; expected a list, each a string",
                 "pgweir.toml:3: unknown key \"max_client\" in [server]; did you mean max_clients?",
                 "pgweir.toml:5: unknown section \"tsl\"; did you mean [tls]?",
-                "pgweir.toml:7: method = \"scram\" is not possible; expected one of \"scram-sha-256\", \"md5\", \"password\", \"trust\"",
+                "pgweir.toml:7: method = \"scram\" is not possible; expected one of \"scram-sha-256\", \"md5\", \"password\", \"cert\", \"peer\", \"trust\", \"reject\"",
                 "pgweir.toml:9: password has a value of the wrong kind; expected a string (or use the same key with _file or _env behind it)",
                 "pgweir.toml:8: a user without a name; add name = \"...\"",
                 told[6].as_str(),

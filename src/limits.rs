@@ -1,1 +1,3 @@
 //! Permits, token buckets and shedding. Time is passed in.
+
+pub mod failures;

@@ -24,8 +24,10 @@ use crate::admin::proxy::Ending;
 use crate::backend::stream::Stream;
 use crate::config::{self, Address, Config, Surroundings};
 use crate::error::{Error, Result};
+use crate::limits::failures::Failures;
 use crate::metrics::{self, Metrics};
-use crate::session::auth::{self, Users};
+use crate::session::auth::rules::Rules;
+use crate::session::auth::{self, Mock, Users};
 use crate::session::database::Database;
 use crate::session::registry::{Registry, Who};
 use crate::session::startup::{self, Arrival, Door, Operators};
@@ -191,9 +193,13 @@ impl Server {
         let (tls, maps) = read_files(&config, &hosted)?;
         let (databases, furnished) = hosted.adopt(maps, &config, false)?;
         let secret = auth::random();
+        let mock = mock(&config, secret);
         let door = Door {
             tls,
-            users: Arc::new(Users::new(&config.auth, &config.users, secret)),
+            users: Arc::new(Users::new(&config.users, mock, None)),
+            rules: Arc::new(rules(&config)?),
+            failures: Arc::new(Failures::new(config.auth.failed_logins, config.auth.failed_login_pause)),
+            allow_cleartext: config.auth.allow_cleartext,
             databases: Arc::new(databases),
             admission: Arc::new(Semaphore::new(config.server.max_clients.min(Semaphore::MAX_PERMITS))),
             console: Arc::new(Semaphore::new(CONSOLE_SESSIONS)),
@@ -391,15 +397,24 @@ impl House {
             (file, _) => config::load(file.as_deref(), &around).map_err(|m| config::refusal(&m))?,
         };
         let (tls, maps) = read_files(&new, &self.hosted)?;
-        let (databases, _) = self.hosted.adopt(maps, &new, old.users != new.users)?;
-        let (admission, console) = {
-            let door = self.door.load();
-            (door.admission.clone(), door.console.clone())
-        };
+        let rules = rules(&new)?;
+        let credentials_changed = old.users != new.users || old.user_shards != new.user_shards;
+        let (databases, _) = self.hosted.adopt(maps, &new, credentials_changed)?;
+        let door = self.door.load();
+        let (admission, console) = (door.admission.clone(), door.console.clone());
         needs_restart(&old, &new);
+        let users = Users::new(&new.users, mock(&new, self.secret), Some((&old.users, &door.users)));
+        let (burst, pause) = (new.auth.failed_logins, new.auth.failed_login_pause);
+        let failures = match door.failures.has(burst, pause) {
+            true => door.failures.clone(),
+            false => Arc::new(Failures::new(burst, pause)),
+        };
         self.door.store(Arc::new(Door {
             tls,
-            users: Arc::new(Users::new(&new.auth, &new.users, self.secret)),
+            users: Arc::new(users),
+            rules: Arc::new(rules),
+            failures,
+            allow_cleartext: new.auth.allow_cleartext,
             databases: Arc::new(databases),
             admission,
             console,
@@ -603,6 +618,18 @@ fn needs_restart(old: &Config, new: &Config) {
             tracing::warn!("{key}: the change takes effect after a restart");
         }
     }
+}
+
+/// What makes up users that do not exist. A fleet shares it; without that it lives as long as the process.
+fn mock(config: &Config, own: [u8; 32]) -> Mock {
+    config.auth.mock_secret.as_ref().map_or(Mock(own), Mock::of)
+}
+
+fn rules(config: &Config) -> Result<Rules> {
+    config.rules().map_err(|mistakes| {
+        let told: Vec<String> = mistakes.into_iter().map(|(_, (message, _))| message).collect();
+        Error::config(told.join("\n"))
+    })
 }
 
 /// Everything that a configuration names, read and found right. Errors: all mistakes of all files at once.

@@ -202,7 +202,10 @@ async fn hostile_lengths_are_refused_at_once() {
         wire.fatal("08P01").await;
     }
     // and where a password is awaited
-    let house = House::open("auth.method = 'password'\n[[user]]\nname='app'\npassword='x'").await;
+    let house = House::open(
+        "auth = { method = 'password', allow_cleartext = true }\n[[user]]\nname='app'\npassword='x'",
+    )
+    .await;
     for length in [0u32, 3, 10_001, 0x7fff_ffff, 0xffff_ffff] {
         let mut wire = house.dial().await;
         wire.send(&app()).await;
@@ -275,7 +278,7 @@ fn no_bytes_stop_the_proxy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_meet_the_deadline() {
     let house = House::open(
-        "server.startup_timeout = '400ms'\nauth.method = 'password'\n[[user]]\nname='app'\npassword='x'",
+        "server.startup_timeout = '400ms'\nauth = { method = 'password', allow_cleartext = true }\n[[user]]\nname='app'\npassword='x'",
     )
     .await;
     // before the packet is complete nobody is told, as in Postgres
@@ -565,7 +568,7 @@ async fn every_method_with_every_kind_of_stored_password() {
                 continue;
             }
             let house =
-                House::open(&format!("auth.method='{method}'\n[[user]]\nname='app'\npassword='{stored}'"))
+                House::open(&format!("auth={{ method='{method}', allow_cleartext=true }}\n[[user]]\nname='app'\npassword='{stored}'"))
                     .await;
             let context = format!("{method} with {stored}");
             assert_eq!(outcome(&house, "app", "shop", "sesame").await, Ok(()), "{context}");
@@ -580,7 +583,10 @@ async fn every_method_with_every_kind_of_stored_password() {
             );
         }
     }
-    let house = House::open("auth.method='password'\n[[user]]\nname='app'\npassword='sesame'").await;
+    let house = House::open(
+        "auth = { method = 'password', allow_cleartext = true }\n[[user]]\nname='app'\npassword='sesame'",
+    )
+    .await;
     let empty = outcome(&house, "app", "shop", "").await;
     assert_eq!(empty, Err(("28P01".into(), "empty password returned by client".into())));
 }
@@ -621,7 +627,10 @@ async fn too_many_clients_are_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_clients_log_in_at_once() {
     // the clients' key derivations take seconds in a debug build
-    let house = House::open("server.startup_timeout = '1min'\n[[user]]\nname='app'\npassword='sesame'").await;
+    let house = House::open(
+        "server.startup_timeout = '1min'\nauth.failed_logins = 0\n[[user]]\nname='app'\npassword='sesame'",
+    )
+    .await;
     let verdicts =
         futures_util::future::join_all(
             (0..100).map(|i| {

@@ -1,7 +1,7 @@
 //! All servers of one logical database: its shards and their pools.
 
 use crate::backend::connect::Connector;
-use crate::backend::credentials::{Credentials, Identity, Proof};
+use crate::backend::credentials::{Credentials, Identity, Proof, SERVICE};
 use crate::backend::link::{CancelTarget, Link};
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
@@ -9,16 +9,12 @@ use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::shards::{ShardId, ShardMap};
 use crate::wire::encoding::Encoding;
-use crate::wire::scram::Keys;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-
-/// Stands for pgweir itself among client users; no client can be called so, because names hold no NUL.
-const SERVICE: &str = "\0service";
 
 /// All servers of one logical database.
 #[derive(Debug)]
@@ -113,10 +109,11 @@ impl Backends {
         let Some(shard) = shards.get(usize::from(key.shard.0)) else {
             return Err(no_such_shard(key.shard));
         };
-        let identity = self.credentials.of(&key.user);
+        let identity = self.credentials.of(&key.user, &shard.name);
         let user = identity.user.clone();
         // Shared only when the proof is the same too, or the first to come would decide whether logins work.
-        let owner = if self.credentials.of(&user) == identity { user.clone() } else { key.user.clone() };
+        let owner =
+            if self.credentials.of(&user, &shard.name) == identity { user.clone() } else { key.user.clone() };
         let listed =
             self.pools.entry(PoolKey { shard: key.shard, user: owner.clone() }).or_insert_with(|| {
                 Arc::new(Pool::new(
@@ -149,7 +146,7 @@ impl Backends {
     pub(crate) async fn open_service(&self, shard: ShardId) -> Result<Link> {
         let shards = self.shards.load_full();
         let Some(shard) = shards.get(usize::from(shard.0)) else { return Err(no_such_shard(shard)) };
-        shard.open(&self.connector, &self.credentials.of(SERVICE)).await
+        shard.open(&self.connector, &self.credentials.of(SERVICE, &shard.name)).await
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -173,9 +170,9 @@ impl Backends {
         }
     }
 
-    /// Keys that a client's own SCRAM login left, for logins to servers in its name.
-    pub fn learn(&self, client: &str, keys: Keys) {
-        self.credentials.learn(client, keys);
+    /// What a client's own login left, for logins to servers in its name.
+    pub fn learn(&self, client: &str, proof: impl Into<Proof>) {
+        self.credentials.learn(client, proof.into());
     }
 
     /// Lends no link any more, to nobody, until `resume`; sessions that want one are held. Ready when no link is out.

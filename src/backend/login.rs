@@ -113,8 +113,13 @@ async fn authenticate(
             link.flush().await?;
         }
         Authentication::Md5 { salt } => {
-            let password = password(link, identity)?;
-            let answer = md5::answer(&md5::stored(identity.user.as_bytes(), password.as_bytes()), salt);
+            let answer = match &identity.proof {
+                Proof::Md5(stored) => md5::answer(stored.reveal(), salt),
+                Proof::None | Proof::Password(_) | Proof::Scram(_) => {
+                    let password = password(link, identity)?;
+                    md5::answer(&md5::stored(identity.user.as_bytes(), password.as_bytes()), salt)
+                }
+            };
             frontend::password(&mut link.output, answer.as_bytes());
             link.flush().await?;
         }
@@ -147,7 +152,7 @@ async fn scram(
             cached: stretched.of(&node, user, password),
         },
         Proof::Scram(keys) => Credential::Keys(keys.clone()),
-        Proof::None => return Err(lacking(link, identity, "a password")),
+        Proof::None | Proof::Md5(_) => return Err(lacking(link, identity, "a SCRAM password")),
     };
     let end_point = link.stream.peer_certificate().and_then(tls_server_end_point);
     let (mechanism, first, state) = AwaitServerFirst::start(credential, mechanisms, end_point.as_deref())
@@ -243,6 +248,7 @@ fn refused(link: &mut Link, identity: &Identity, body: &[u8]) -> Error {
                 Proof::None => "no password, because none is configured",
                 Proof::Password(_) => "the password that is configured for it",
                 Proof::Scram(_) => "the keys of the client's own login, which fit if all shards hold one verifier",
+                Proof::Md5(_) => "the md5 password that it is known by",
             },
             link.shard_name,
         )),
@@ -258,15 +264,31 @@ fn refused(link: &mut Link, identity: &Identity, body: &[u8]) -> Error {
     }
 }
 
+/// The server asks for something that is not there.
 fn lacking(link: &mut Link, identity: &Identity, what: &str) -> Error {
     link.broken = true;
+    let user = &identity.user;
+    let hint = match identity.proof {
+        Proof::None => format!(
+            "Configure a password for user \"{user}\", or let its clients log in to pgweir with SCRAM: what such a log-in \
+             leaves opens links. None has since pgweir started, or last read its users."
+        ),
+        Proof::Scram(_) => format!(
+            "pgweir knows user \"{user}\" only by a SCRAM log-in of its clients. Let the server ask for scram-sha-256, or \
+             configure the password."
+        ),
+        Proof::Md5(_) => format!(
+            "pgweir knows only the md5 password of user \"{user}\". Let the server ask for md5, or configure the password."
+        ),
+        Proof::Password(_) => format!("Configure for user \"{user}\" what the server asks for."),
+    };
     Error::shard(
         SqlState::INVALID_AUTHORIZATION,
         &*link.shard_name,
         format!(
-            "shard \"{}\" ({}) asks for {what} of user \"{}\", and pgweir has none",
-            link.shard_name, link.cancel.node, identity.user
+            "shard \"{}\" ({}) asks for {what} of user \"{user}\", and pgweir has none",
+            link.shard_name, link.cancel.node
         ),
     )
-    .hint("Configure a password for this user.")
+    .hint(hint)
 }

@@ -48,6 +48,16 @@ crate::options! {
     }
 }
 
+crate::options! {
+    /// pgweir's own log-in on one shard.
+    pub struct ServiceLogin {
+        /// server user for what pgweir asks of this shard on its own account
+        service_user: Option<String> = None,
+        /// its password there
+        service_password: Option<Secret> = None,
+    }
+}
+
 crate::choice! {
     /// TLS towards servers, as libpq's `sslmode`.
     pub enum TlsMode {

@@ -597,7 +597,7 @@ impl Attempt {
             }
         }
         let pool = self.pool.clone();
-        let identity = pool.credentials.of(&pool.client);
+        let identity = pool.credentials.of(&pool.client, &pool.shard.name);
         let outcome = pool.shard.open(&pool.connector, &identity).await;
         self.counted = false;
         match outcome {

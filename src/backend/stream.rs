@@ -1,7 +1,7 @@
 //! A byte stream to a client or to a server: TCP or unix socket, plain or TLS.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -50,6 +50,13 @@ impl Stream {
             Stream::TlsTcp(s) => Some(s.get_ref().0),
             Stream::Unix(_) | Stream::TlsUnix(_) => None,
         }
+    }
+
+    /// Where the other side is; `None` for unix sockets.
+    pub fn peer_address(&self) -> Option<IpAddr> {
+        // One that has gone already has no address any more: it is treated as nobody's neighbour.
+        let gone = Ipv6Addr::UNSPECIFIED.into();
+        Some(self.tcp()?.peer_addr().map_or(gone, |address| address.ip()))
     }
 
     pub fn is_tls(&self) -> bool {

@@ -92,6 +92,8 @@ pub(super) struct Subject {
     pub map: Arc<ShardMap>,
     pub file: PathBuf,
     pub servers: backend::Options,
+    /// by shard, where pgweir's own log-in differs
+    pub services: BTreeMap<String, backend::options::ServiceLogin>,
     /// as configured; empty with --map
     pub users: Arc<Config>,
 }
@@ -188,6 +190,7 @@ fn of_config(args: &Args, report: &mut Report) -> Result<Vec<Subject>> {
             map: Arc::new(map),
             file: database.place.map.clone(),
             servers: database.servers.clone(),
+            services: database.shards.clone(),
             users: config.clone(),
         });
     }
@@ -220,7 +223,8 @@ fn of_maps(args: &Args, report: &mut Report) -> Result<Vec<Subject>> {
         }
         if let Some(map) = read_map(file, report) {
             let (map, servers) = (Arc::new(map), servers.clone());
-            subjects.push(Subject { map, file: file.clone(), servers, users: Arc::default() });
+            let (services, users) = (BTreeMap::new(), Arc::default());
+            subjects.push(Subject { map, file: file.clone(), servers, services, users });
         }
     }
     Ok(subjects)

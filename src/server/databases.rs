@@ -5,7 +5,7 @@
 //! map, so a map is adopted by every one of them that lives, or one session would look for rows where another
 //! no longer puts them.
 
-use crate::backend::credentials::{Credentials, Identity, Proof};
+use crate::backend::credentials::{self, Credentials, Identity, Proof};
 use crate::backend::directory::Directories;
 use crate::backend::pool::Backends;
 use crate::config::{self, Config};
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::options::Secret;
 use crate::server::schema::follow_schema;
 use crate::session::auth;
+use crate::session::auth::lookup::Lookup;
 use crate::session::database::Database;
 use crate::session::startup::Databases;
 use crate::shards::file::Finding;
@@ -117,6 +118,7 @@ impl Hosted {
         if !findings.is_empty() {
             return Err(refusal(&findings));
         }
+        check_shards(config, &accepted)?;
         for new in &accepted {
             if let Some(host) = hosts.get(&new.name) {
                 fits(&host.current.snapshot.load().map, &new.map)?;
@@ -140,14 +142,20 @@ impl Hosted {
             let settings = config.databases.get(&*new.name).cloned().unwrap_or_default();
             let kept = hosts.get(&new.name).is_some_and(|h| h.settings == settings && !credentials_changed);
             if !kept {
-                let backends = Backends::new(&new.map, settings.servers.clone(), credentials(config))?;
+                let credentials = credentials(config, &settings);
+                let backends = Backends::new(&new.map, settings.servers.clone(), credentials)?;
                 // what an operator holds stays held
                 if hosts.get(&new.name).is_some_and(|h| h.current.backends.is_paused()) {
                     backends.hold();
                 }
                 let directories = Arc::new(Directories::new(backends.clone(), &new.map));
-                let database =
-                    Database::new(new.name.clone(), new.map.clone(), backends, settings.session.clone());
+                let database = Database::new(
+                    new.name.clone(),
+                    new.map.clone(),
+                    backends,
+                    settings.session.clone(),
+                    settings.lookup.clone(),
+                );
                 let disabled =
                     hosts.get(&new.name).is_some_and(|h| h.current.disabled.load(Ordering::Relaxed));
                 database.disabled.store(disabled, Ordering::Relaxed);
@@ -287,22 +295,54 @@ fn fits(old: &ShardMap, new: &ShardMap) -> Result<()> {
     Ok(())
 }
 
-/// Who the configured users are on the servers. One whose password is a verifier is known there by what its own login
-/// leaves; see `backend::credentials`.
-pub fn credentials(config: &Config) -> Credentials {
-    let mut credentials = Credentials::default();
+/// Who the configured users are on the servers of a database. One whose password is a verifier is known there by what
+/// its own login leaves; see `backend::credentials`.
+pub fn credentials(config: &Config, database: &config::Database) -> Credentials {
+    let mut credentials = credentials::services(&database.servers, &database.shards);
     for (name, user) in &config.users {
+        let server_user = user.server_user.as_deref().unwrap_or(name);
         let in_clear = |secret: &&Secret| !auth::is_derived(secret.reveal());
         let password = user.server_password.as_ref().or(user.password.as_ref().filter(in_clear));
-        let server_user = user.server_user.as_deref().unwrap_or(name);
-        let proof = match password {
-            Some(password) => Proof::Password(password.clone()),
-            None if server_user == name => continue,
-            None => Proof::None,
-        };
-        credentials = credentials.identity(name, Identity { user: server_user.into(), proof });
+        match password {
+            Some(password) => credentials = credentials.identity(name, identity(server_user, Some(password))),
+            None if server_user == name => {}
+            None => credentials = credentials.identity(name, identity(server_user, None)),
+        }
+        for (shard, own) in config.user_shards.get(name).into_iter().flatten() {
+            let there = own.server_user.as_deref().unwrap_or(server_user);
+            let password = own.server_password.as_ref().or(password);
+            // called like the client and without a password of its own: what a log-in leaves fits here as well
+            if password.is_some() || there != name || server_user != name {
+                credentials = credentials.on_shard(name, shard, identity(there, password));
+            }
+        }
     }
     credentials
+}
+
+fn identity(user: &str, password: Option<&Secret>) -> Identity {
+    Identity { user: user.into(), proof: password.cloned().map_or(Proof::None, Proof::Password) }
+}
+
+/// Shards that the configuration names and no map has. Errors: all of them.
+fn check_shards(config: &Config, accepted: &[Accepted]) -> Result<()> {
+    let has = |map: &ShardMap, shard: &str| map.shards.iter().any(|s| *s.name == *shard);
+    let mut unknown = Vec::new();
+    for (user, shards) in &config.user_shards {
+        for shard in shards.keys().filter(|shard| !accepted.iter().any(|a| has(&a.map, shard))) {
+            unknown.push(format!("[user.shard.{shard}] of user {user:?}: no shard map has such a shard"));
+        }
+    }
+    for new in accepted {
+        let Some(database) = config.databases.get(&*new.name) else { continue };
+        for shard in database.shards.keys().filter(|shard| !has(&new.map, shard)) {
+            unknown.push(format!("[database.{}.shard.{shard}]: the shard map has no such shard", new.name));
+        }
+        if let Err(message) = Lookup::shard(&database.lookup, &new.map) {
+            unknown.push(format!("[database.{}] {message}", new.name));
+        }
+    }
+    if unknown.is_empty() { Ok(()) } else { Err(Error::config(unknown.join("\n"))) }
 }
 
 /// Reads a map file again whenever something changes in its folder. Folders are watched, not files: editors and

@@ -5,6 +5,7 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::options::Size;
 use crate::plan::{Planner, Snapshot};
+use crate::session::auth::lookup::{self, Lookup};
 use crate::session::baseline::Baselines;
 use crate::session::statements::Statements;
 use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
@@ -29,6 +30,8 @@ pub struct Database {
     pub baselines: Baselines,
     /// names of prepared statements
     pub statements: Statements,
+    /// passwords of users that are not listed
+    pub lookup: Lookup,
     /// looks keys up in directory tables; set once by whoever makes the database, if its map has such tables
     pub directory: OnceLock<Arc<dyn DirectorySource>>,
     /// how often somebody asked for the catalog to be read again, and up to which request it has been
@@ -61,7 +64,13 @@ impl std::fmt::Debug for Database {
 
 impl Database {
     /// A database whose catalog has not been read: version 0.
-    pub fn new(name: Arc<str>, map: Arc<ShardMap>, backends: Arc<Backends>, options: Options) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        map: Arc<ShardMap>,
+        backends: Arc<Backends>,
+        options: Options,
+        lookup: lookup::Options,
+    ) -> Self {
         Database {
             name,
             disabled: AtomicBool::new(false),
@@ -71,6 +80,7 @@ impl Database {
             options,
             baselines: Baselines::default(),
             statements: Statements::default(),
+            lookup: Lookup::new(lookup),
             directory: OnceLock::new(),
             wanted: watch::Sender::new(0),
             read: watch::Sender::new(0),

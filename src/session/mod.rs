@@ -31,6 +31,7 @@
 
 pub mod auth;
 mod baseline;
+pub mod certificate;
 mod client;
 mod control;
 mod copy;

@@ -12,9 +12,11 @@
 
 use crate::backend::stream::Stream;
 use crate::error::{Error, Result, SqlState};
+use crate::limits::failures::Failures;
+use crate::session::auth::rules::{Origin, Rules};
 use crate::session::auth::{self, Users};
 use crate::session::database::Database;
-use crate::session::{Greeted, tls};
+use crate::session::{Greeted, certificate, tls};
 use crate::wire::frame::{self, Header, Limits, MAX_SHORT};
 use crate::wire::{backend as reply, startup};
 use bytes::{Bytes, BytesMut};
@@ -42,6 +44,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Door {
     pub tls: Option<tls::Acceptor>,
     pub users: Arc<Users>,
+    /// who is asked for what
+    pub rules: Arc<Rules>,
+    /// log-ins that failed, by address; kept over reloads
+    pub failures: Arc<Failures>,
+    /// passwords in the clear may come without TLS
+    pub allow_cleartext: bool,
     pub databases: Arc<Databases>,
     /// one permit per session; closed when pgweir is stopping
     pub admission: Arc<Semaphore>,
@@ -238,6 +246,8 @@ struct Login {
     database: Arc<str>,
     protocol: u32,
     replication: bool,
+    /// it replicates the whole server, and names no database
+    physical: bool,
     /// to be sent before anything else
     negotiation: BytesMut,
     parameters: Vec<(String, String)>,
@@ -395,6 +405,7 @@ impl Login {
             database: database.into(),
             protocol: packet.protocol(),
             replication,
+            physical: replication && packet.parameter("replication") != Some(b"database"),
             negotiation,
             parameters,
         })
@@ -426,7 +437,12 @@ async fn welcome(
         channel.flush().await?;
     }
     check_encryption(&channel.stream, door, &login.user)?;
-    let keys = auth::authenticate(channel, &login.user, door).await?;
+    let named = door.databases.get(&login.database);
+    let origin = Origin { address: channel.stream.peer_address(), tls: channel.stream.is_tls() };
+    let asked = Some(&*login.database).filter(|_| !login.physical);
+    let rule = door.rules.find(&origin, asked, &login.user)?;
+    let applicant = auth::Applicant { user: &login.user, origin, rule, database: named };
+    let proof = auth::authenticate(channel, &applicant, door).await?;
     if login.replication {
         return Err(Error::unsupported("replication connections are not served by pgweir")
             .hint("Connect to one of the shards' servers.")
@@ -445,7 +461,7 @@ async fn welcome(
         channel.flush().await?;
         return Ok((Room::Console { admin }, permit));
     }
-    let Some(database) = door.databases.get(&login.database) else {
+    let Some(database) = named else {
         let message = format!("database \"{}\" does not exist", login.database);
         return Err(Error::client(SqlState::INVALID_CATALOG_NAME, message).into());
     };
@@ -456,9 +472,7 @@ async fn welcome(
             .retryable()
             .into());
     }
-    if let Some(keys) = keys {
-        database.backends.learn(&login.user, keys);
-    }
+    database.backends.learn(&login.user, proof);
     reply::authentication_ok(&mut channel.output);
     channel.flush().await?;
     Ok((Room::Session(database.clone()), permit))
@@ -474,7 +488,7 @@ fn check_encryption(stream: &Stream, door: &Door, user: &str) -> Result<()> {
         }
         (tls::Mode::VerifyFull, Stream::TlsTcp(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            let name = shown.and_then(|certificate| tls::common_name(certificate));
+            let name = shown.and_then(|certificate| certificate::common_name(certificate));
             if name.as_deref() == Some(user) {
                 return Ok(());
             }

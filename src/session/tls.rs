@@ -1,4 +1,5 @@
-//! TLS towards clients: certificates from files, client certificates, channel binding.
+//! TLS towards clients: certificates from files, client certificates, channel binding. Names in certificates are read
+//! by [`certificate`](crate::session::certificate).
 
 use crate::error::{Error, Result};
 use crate::wire::scram;
@@ -115,102 +116,4 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 
 fn unreadable(what: &str, path: &Path, e: impl std::fmt::Display) -> Error {
     Error::config(format!("tls: {what} {}: {e}", path.display()))
-}
-
-/// The common name of a certificate's subject, the last one when there are several (as Postgres takes it).
-pub fn common_name(certificate: &[u8]) -> Option<String> {
-    let mut signed = Der(Der(Der(certificate).element(SEQUENCE)?).element(SEQUENCE)?);
-    let _ = signed.element(0xa0); // version, absent in v1
-    signed.element(INTEGER)?; // serial number
-    signed.element(SEQUENCE)?; // algorithm
-    signed.element(SEQUENCE)?; // issuer
-    signed.element(SEQUENCE)?; // validity
-    let mut subject = Der(signed.element(SEQUENCE)?);
-    let mut name = None;
-    while let Some(set) = subject.element(SET) {
-        let mut set = Der(set);
-        while let Some(attribute) = set.element(SEQUENCE) {
-            let mut attribute = Der(attribute);
-            if attribute.element(OBJECT_ID) == Some(COMMON_NAME) {
-                // a name with a NUL inside could be cut short by whoever compares it: no name at all
-                let text = std::str::from_utf8(attribute.any()?.1).ok()?;
-                if text.contains('\0') {
-                    return None;
-                }
-                name = Some(text.to_owned());
-            }
-        }
-    }
-    name
-}
-
-const INTEGER: u8 = 0x02;
-const OBJECT_ID: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03]; // 2.5.4.3
-/// Reads DER elements one after the other; just enough of it for the question above.
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    /// Contents of the next element if it has this tag; otherwise nothing is consumed.
-    fn element(&mut self, tag: u8) -> Option<&'a [u8]> {
-        let before = self.0;
-        match self.any() {
-            Some((found, contents)) if found == tag => Some(contents),
-            _ => {
-                self.0 = before;
-                None
-            }
-        }
-    }
-
-    fn any(&mut self) -> Option<(u8, &'a [u8])> {
-        let (&tag, rest) = self.0.split_first()?;
-        let (&first, mut rest) = rest.split_first()?;
-        let length = if first < 0x80 {
-            usize::from(first)
-        } else {
-            let count = usize::from(first & 0x7f);
-            if count == 0 || count > 4 {
-                return None;
-            }
-            let (bytes, after) = rest.split_at_checked(count)?;
-            rest = after;
-            bytes.iter().fold(0, |n, b| n << 8 | usize::from(*b))
-        };
-        let (contents, after) = rest.split_at_checked(length)?;
-        self.0 = after;
-        Some((tag, contents))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn certificate(name: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> Vec<u8> {
-        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::OrganizationName, "house");
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.self_signed(&key).unwrap().der().to_vec()
-    }
-
-    #[test]
-    fn the_common_name_is_found() {
-        let der = certificate("alice", &rcgen::PKCS_ECDSA_P256_SHA256);
-        assert_eq!(common_name(&der).as_deref(), Some("alice"));
-        assert_eq!(common_name(&certificate("a\0b", &rcgen::PKCS_ECDSA_P256_SHA256)), None);
-    }
-
-    #[test]
-    fn every_cut_of_a_certificate_is_survived() {
-        let der = certificate("alice", &rcgen::PKCS_ECDSA_P256_SHA256);
-        for cut in 0..der.len() {
-            assert_eq!(common_name(&der[..cut]), None);
-        }
-    }
 }

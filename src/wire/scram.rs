@@ -163,9 +163,14 @@ impl Verifier {
 
     /// Whether a password in the clear is the right one. Runs PBKDF2.
     pub fn accepts(&self, password: &[u8]) -> bool {
+        self.keys_of(password).is_some()
+    }
+
+    /// The keys of a password in the clear, if it is the right one. Runs PBKDF2.
+    pub fn keys_of(&self, password: &[u8]) -> Option<Keys> {
         let keys = Salted::new(password, &self.salt, self.iterations).keys();
         let stored: Key = Sha256::digest(keys.client_key).into();
-        bool::from(stored.ct_eq(&self.stored_key)) & !self.doomed
+        (bool::from(stored.ct_eq(&self.stored_key)) & !self.doomed).then_some(keys)
     }
 }
 

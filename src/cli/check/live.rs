@@ -2,7 +2,7 @@
 
 use super::{Asked, Finding, Level, Subject};
 use crate::backend::catalog::{self, Difference};
-use crate::backend::credentials::Credentials;
+use crate::backend::credentials::services;
 use crate::backend::oids;
 use crate::backend::pool::Backends;
 use crate::catalog::oids::Inventory;
@@ -54,7 +54,8 @@ struct Shard {
 /// Everything that is wrong between the map and its shards, and which of them could be asked.
 pub(super) async fn compare(subject: &Subject) -> (Vec<Finding>, Vec<Asked>) {
     let map = &subject.map;
-    let backends = match Backends::new(map, subject.servers.clone(), Credentials::default()) {
+    let credentials = services(&subject.servers, &subject.services);
+    let backends = match Backends::new(map, subject.servers.clone(), credentials) {
         Ok(backends) => backends,
         Err(e) => {
             let findings = vec![Report::new(subject).finding(Level::Error, "certificate", e.message(), None)];
