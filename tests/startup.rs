@@ -932,3 +932,73 @@ fn who() -> Who {
         since: std::time::SystemTime::now(),
     }
 }
+
+// Rules.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_say_who_a_client_is() {
+    let rules = "[[hba]]\nconnection = 'hostssl'\nuser = 'batch'\nmethod = 'cert'\nmap = 'certs'\n\
+                 [[hba]]\nconnection = 'hostssl'\nuser = 'dn'\nmethod = 'cert'\nclientname = 'DN'\nmap = 'certs'\n\
+                 [[hba]]\nconnection = 'hostssl'\nuser = 'other'\nmethod = 'trust'\nclientcert = 'verify-ca'\n\
+                 [[hba]]\nconnection = 'hostssl'\nmethod = 'cert'\n\
+                 [[ident]]\nmap = 'certs'\nname = 'app'\nuser = 'batch'\n\
+                 [[ident]]\nmap = 'certs'\nname = '/CN=(app)(,|$)'\nuser = 'dn'\n";
+    let (house, certificates) = tls_house("allow", rules).await;
+    let greeted = async |user: &str, own: bool| {
+        let mut wire = house.dial().await;
+        assert_eq!(ask_for_tls(&mut wire).await, b'S');
+        let mut wire = shake(&tls_client(&certificates, own, &[]), wire).await.unwrap();
+        wire.send(&login(&[("user", user), ("database", "shop")])).await;
+        wire
+    };
+    for user in ["app", "batch", "dn", "other"] {
+        greeted(user, true).await.welcomed().await;
+        let told = greeted(user, false).await.fatal("28000").await;
+        assert_eq!(told, "connection requires a valid client certificate");
+    }
+    let told = greeted("root", true).await.fatal("28000").await;
+    assert_eq!(told, "certificate authentication failed for user \"root\"");
+    let mut plain = house.dial().await;
+    plain.send(&app()).await;
+    assert!(plain.fatal("28000").await.starts_with("no [[hba]] rule for host \"127.0.0.1\", user \"app\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operating_system_says_who_is_behind_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().display().to_string();
+    let own = std::process::Command::new("id").arg("-un").output().unwrap().stdout;
+    let own = String::from_utf8(own).unwrap().trim().to_owned();
+    let toml = format!(
+        "server = {{ listen = ['127.0.0.1:0', '{run}'], port = 6544 }}\n\
+         [[hba]]\nconnection = 'local'\nuser = 'app'\nmethod = 'peer'\nmap = 'system'\n\
+         [[hba]]\nconnection = 'local'\nmethod = 'peer'\n\
+         [[ident]]\nmap = 'system'\nname = '{own}'\nuser = 'app'\n"
+    );
+    let _house = House::open(&toml).await;
+    let greeted = async |user: &str| {
+        let mut wire = Wire(UnixStream::connect(folder.path().join(".s.PGSQL.6544")).await.unwrap());
+        wire.send(&login(&[("user", user), ("database", "shop")])).await;
+        wire
+    };
+    greeted("app").await.welcomed().await;
+    greeted(&own).await.welcomed().await;
+    let told = greeted("somebody").await.fatal("28000").await;
+    assert_eq!(told, "Peer authentication failed for user \"somebody\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_in_clear_text_need_a_channel_that_nobody_hears() {
+    let (house, certificates) =
+        tls_house("allow", "auth.method = 'password'\n[[user]]\nname = 'app'\npassword = 'sesame'\n").await;
+    let mut plain = house.dial().await;
+    plain.send(&app()).await;
+    assert_eq!(plain.fatal("28000").await, "passwords in clear text are accepted only over TLS");
+    let mut wire = house.dial().await;
+    assert_eq!(ask_for_tls(&mut wire).await, b'S');
+    let mut wire = shake(&tls_client(&certificates, false, &[]), wire).await.unwrap();
+    wire.send(&app()).await;
+    assert_eq!(wire.authentication().await.0, 3);
+    wire.post(|out| frontend::password(out, b"sesame")).await;
+    wire.welcomed().await;
+}
