@@ -153,6 +153,33 @@ async fn sessions_and_links_are_seen_where_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_sessions_do_is_counted() {
+    let h = started().await;
+    let (console, client) = (console(&h).await, h.client().await);
+    let totals = async || {
+        let rows = show(&console, "STATS_TOTALS").await;
+        let number = |column| cell(&rows[0], column).parse::<u64>().unwrap();
+        let counts = (number("xact_count"), number("query_count"));
+        (counts, number("bytes_received"), number("bytes_sent"), number("query_time"), number("xact_time"))
+    };
+    let before = totals().await;
+    client.simple_query("SELECT 1").await.unwrap();
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute("INSERT INTO plain VALUES (1, repeat('x', 100000))").await.unwrap();
+    client.simple_query("SELECT what, pg_sleep(0.05) FROM plain").await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    let after = totals().await;
+    assert_eq!((after.0.0 - before.0.0, after.0.1 - before.0.1), (2, 5), "transactions, queries");
+    assert!(after.1 - before.1 > 100, "{after:?}");
+    assert!(after.2 - before.2 > 100_000, "{after:?}");
+    assert!(after.3 - before.3 >= 50_000 && after.4 - before.4 >= after.3 - before.3, "{before:?} {after:?}");
+    // they stay when the session has gone
+    drop(client);
+    until("gone", async || show(&console, "CLIENTS").await.is_empty()).await;
+    assert_eq!(totals().await.0, after.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_holds_sessions_and_closes_links() {
     let h = started().await;
     let console = console(&h).await;

@@ -21,17 +21,33 @@ pub struct Client {
     pub input: BytesMut,
     output: BytesMut,
     reported: BTreeMap<String, String>,
+    /// bytes from and to the client since they were last counted
+    received: u64,
+    sent: u64,
     /// rises with every parameter that the client is told of
     reports: u64,
 }
 
 impl Client {
     pub fn new(stream: Stream, input: BytesMut) -> Self {
-        Client { stream, input, output: BytesMut::new(), reported: BTreeMap::new(), reports: 0 }
+        Client {
+            stream,
+            input,
+            output: BytesMut::new(),
+            reported: BTreeMap::new(),
+            received: 0,
+            sent: 0,
+            reports: 0,
+        }
     }
 
     pub fn reports(&self) -> u64 {
         self.reports
+    }
+
+    /// Bytes received and sent since the last call.
+    pub fn take_traffic(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.received), std::mem::take(&mut self.sent))
     }
 
     pub fn reported_value(&self, name: &str) -> Option<&str> {
@@ -62,6 +78,7 @@ impl Client {
         let n = buf.filled().len();
         // SAFETY: `poll_read` initialised the first n bytes of the spare capacity.
         unsafe { self.input.set_len(self.input.len() + n) };
+        self.received += n as u64;
         Poll::Ready(Ok(n))
     }
 
@@ -82,6 +99,7 @@ impl Client {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output.advance(n);
+            self.sent += n as u64;
         }
         if self.stream.is_tls() {
             return Pin::new(&mut self.stream).poll_flush(cx);
@@ -108,7 +126,10 @@ impl Sink for Client {
         while self.output.is_empty() && !bytes.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(n)) => bytes = &bytes[n..],
+                Poll::Ready(Ok(n)) => {
+                    bytes = &bytes[n..];
+                    self.sent += n as u64;
+                }
                 Poll::Ready(Err(e)) => return Err(e),
                 Poll::Pending => break,
             }

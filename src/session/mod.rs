@@ -45,6 +45,7 @@ pub mod startup;
 mod statements;
 mod temporaries;
 pub mod tls;
+mod turn;
 
 use crate::backend::stream::Stream;
 use bytes::BytesMut;

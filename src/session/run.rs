@@ -8,6 +8,7 @@ use crate::session::client::Client;
 use crate::session::database::Database;
 use crate::session::extended::Extended;
 use crate::session::registry::{Entry, Registration, Watch};
+use crate::session::turn::Turn;
 use crate::session::{Greeted, Shutdown, copy, extended, simple, temporaries};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
@@ -62,6 +63,7 @@ pub struct Session {
     pub(super) copying: Option<Box<copy::Copying>>,
     /// something was sent whose outcome decides what the next message means
     pub(super) barrier: bool,
+    turn: Turn,
     limits: Limits,
 }
 
@@ -159,6 +161,7 @@ pub async fn serve(
         schema_dirty: false,
         copying: None,
         barrier: false,
+        turn: Turn::default(),
         limits: Limits::CLIENT.with_largest(largest),
         user,
         database,
@@ -260,6 +263,7 @@ impl Session {
             return copy::discard(self).await;
         }
         let len = header.len;
+        self.turn.message(tag, self.txn.in_block(), &self.entry);
         let done = match tag {
             // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server
             // ignores it, so no ReadyForQuery answers it (manual, "COPY Operations").
@@ -294,6 +298,9 @@ impl Session {
     fn poll_drive(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<(), Gone>> {
         loop {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
+            if self.turn.is_on() && self.run.is_idle() && self.run.copy_in.is_none() {
+                self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
+            }
             if self.txn.is_bereft() && self.run.is_idle() {
                 return Poll::Ready(Err(Gone::Fatal(
                     Error::new(

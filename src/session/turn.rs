@@ -1,0 +1,64 @@
+//! What a session does, counted for the console and for metrics.
+//!
+//! A turn begins with a request and ends when nothing is owed to the client any more: a pipeline is one turn. Times are those of
+//! turns, so that a statement costs two looks at the clock and no shared cache line.
+
+use crate::session::registry::{Count, Entry};
+use std::time::Instant;
+
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    began: Option<Instant>,
+    /// of the transaction that the turn is part of
+    transaction: Option<Instant>,
+    /// messages at whose end a transaction may end
+    ends: u64,
+    blocks: bool,
+}
+
+impl Turn {
+    /// A message is about to be served; `in_block`: inside BEGIN ... COMMIT.
+    pub(super) fn message(&mut self, tag: u8, in_block: bool, entry: &Entry) {
+        if !matches!(tag, b'Q' | b'E' | b'S' | b'F') {
+            return;
+        }
+        if self.began.is_none() {
+            let now = Instant::now();
+            self.began = Some(now);
+            self.transaction.get_or_insert(now);
+            entry.asked();
+        }
+        self.blocks |= in_block;
+        if tag != b'S' {
+            entry.counters.add(Count::Queries, 1);
+        }
+        if tag != b'E' {
+            self.ends += 1;
+        }
+    }
+
+    /// Whether there is something to end.
+    pub(super) fn is_on(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// Nothing is owed to the client any more.
+    pub(super) fn end(&mut self, in_block: bool, traffic: (u64, u64), entry: &Entry) {
+        let Some(began) = self.began.take() else { return };
+        let now = Instant::now();
+        let micros = |since: Instant| now.saturating_duration_since(since).as_micros() as u64;
+        entry.counters.add(Count::QueryTime, micros(began));
+        entry.counters.add(Count::Received, traffic.0);
+        entry.counters.add(Count::Sent, traffic.1);
+        if in_block {
+            return;
+        }
+        // A turn that had a part in a block ends one transaction; of others each message may have been one.
+        let transactions = if self.blocks { 1 } else { self.ends };
+        entry.counters.add(Count::Transactions, transactions);
+        if let Some(since) = self.transaction.take() {
+            entry.counters.add(Count::TransactionTime, micros(since));
+        }
+        (self.ends, self.blocks) = (0, false);
+    }
+}
