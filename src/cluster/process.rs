@@ -70,7 +70,10 @@ impl ProcessId {
 
     pub fn save(&self, file: &Path) -> Result<()> {
         let text = serde_json::to_string(self).map_err(|e| Error::internal(e.to_string()))?;
-        std::fs::write(file, text + "\n")
+        // Whole or not at all: who reads half of it takes the process for dead, and its folder for left behind.
+        let half = file.with_extension("new");
+        std::fs::write(&half, text + "\n")
+            .and_then(|()| std::fs::rename(&half, file))
             .map_err(|e| Error::config(format!("cannot write {}: {e}", file.display())))
     }
 
@@ -329,6 +332,21 @@ mod tests {
         assert_eq!(ProcessId::load(&file), None);
         std::fs::write(&file, "half a").unwrap();
         assert_eq!(ProcessId::load(&file), None);
+    }
+
+    #[test]
+    fn a_pid_file_is_never_seen_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("owner.pid");
+        let own = ProcessId::of(std::process::id()).unwrap();
+        own.save(&file).unwrap();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| (0..2000).filter(|_| ProcessId::load(&file).is_none()).count());
+            while !reader.is_finished() {
+                own.save(&file).unwrap();
+            }
+            assert_eq!(reader.join().unwrap(), 0);
+        });
     }
 
     #[test]
