@@ -152,7 +152,7 @@ async fn scram(
             cached: stretched.of(&node, user, password),
         },
         Proof::Scram(keys) => Credential::Keys(keys.clone()),
-        Proof::None | Proof::Md5(_) => return Err(lacking(link, identity, "a SCRAM password")),
+        Proof::None | Proof::Md5(_) => return Err(lacking(link, identity, "a password")),
     };
     let end_point = link.stream.peer_certificate().and_then(tls_server_end_point);
     let (mechanism, first, state) = AwaitServerFirst::start(credential, mechanisms, end_point.as_deref())
