@@ -245,11 +245,11 @@ impl Names {
     }
 }
 
-pub(super) fn text(cell: Option<&str>) -> Result<&str> {
+pub(crate) fn text(cell: Option<&str>) -> Result<&str> {
     cell.ok_or_else(|| Error::internal("a catalog has NULL where it should have none"))
 }
 
-pub(super) fn number<T: std::str::FromStr>(cell: Option<&str>) -> Result<T> {
+pub(crate) fn number<T: std::str::FromStr>(cell: Option<&str>) -> Result<T> {
     let text = text(cell)?;
     text.parse()
         .map_err(|_| Error::internal(format!("a catalog has \"{text}\" where it should have a number")))

@@ -1,25 +1,31 @@
 //! A shard map against what its shards have.
 
+mod drift;
+mod hazards;
+mod servers;
+
 use super::{Asked, Finding, Level, Subject};
-use crate::backend::catalog::{self, Difference};
+use crate::backend::catalog;
 use crate::backend::credentials::services;
 use crate::backend::oids;
 use crate::backend::pool::Backends;
 use crate::catalog::oids::Inventory;
 use crate::catalog::{Catalog, QualifiedName, Table, TableKind};
 use crate::error::{Error, Result};
-use crate::session::auth;
 use crate::shards::{KeyspaceId, ShardId, ShardMap, TableRule};
 use crate::wire::values::{KeyType, oid};
 use futures_util::future::join_all;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// For all that one shard is asked.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 const FACTS: &str = "SELECT current_setting('server_version_num'), current_setting('max_prepared_transactions'), \
-     current_setting('wal_level'), current_setting('server_encoding'), d.datcollate, d.datctype, \
+     current_setting('wal_level'), current_setting('server_encoding'), \
+     concat_ws(' ', case d.datlocprovider when 'c' then 'libc' when 'i' then 'icu' else 'builtin' end, d.datcollate, d.datctype, \
+         to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'daticurules'), \
+     d.datcollversion, pg_database_collation_actual_version(d.oid), \
      current_setting('synchronous_standby_names'), r.rolname, r.rolsuper, r.rolreplication, \
      pg_has_role(r.oid, 'pg_monitor', 'MEMBER'), \
      (SELECT system_identifier FROM pg_control_system()) || '/' || d.oid \
@@ -34,11 +40,15 @@ struct Shard {
     name: String,
     catalog: Catalog,
     types: Inventory,
+    extras: hazards::Extras,
     version: u32,
     prepared: u32,
     wal_level: String,
-    /// encoding, collation, character type
-    locale: [String; 3],
+    encoding: String,
+    /// provider, collation, character type
+    locale: String,
+    /// of the locale: as it was when the database was made, and as the server's library has it
+    locale_versions: [Option<String>; 2],
     synchronous: bool,
     service_user: String,
     superuser: bool,
@@ -90,6 +100,9 @@ pub(super) async fn compare(subject: &Subject) -> (Vec<Finding>, Vec<Asked>) {
     if !shards.is_empty() {
         report.tables(&shards);
         report.drift(&shards);
+        report.hazards(&shards);
+        report.encodings(&shards);
+        report.collations(&shards);
         report.servers(&shards);
         report.roles(&shards);
     }
@@ -100,23 +113,27 @@ async fn ask(backends: &Backends, map: &ShardMap, id: ShardId, deadline: Instant
     let mut link = backends.service(id, deadline).await?;
     let catalog = catalog::load(&mut link).await?;
     let types = oids::load(&mut link).await?;
+    let extras = hazards::ask(&mut link).await?;
     let strange = || Error::internal("a server's answer has another shape than was asked for");
     let facts = link.script(FACTS).await?;
     let row = facts.first().and_then(|rows| rows.first()).ok_or_else(strange)?;
+    let cells: [Option<&str>; 13] = row.cells()?;
+    let locale_versions = [cells[5], cells[6]].map(|v| v.map(str::to_owned));
     let [
         version,
         prepared,
         wal,
         encoding,
-        collate,
-        ctype,
+        locale,
+        _,
+        _,
         standbys,
         user,
         superuser,
         replication,
         monitor,
         identity,
-    ] = row.cells()?.map(|cell| cell.unwrap_or_default().to_owned());
+    ] = cells.map(|cell| cell.unwrap_or_default().to_owned());
     let mut verifiers_seen = true;
     let answer = match link.script(ROLES).await {
         Ok(answer) => answer,
@@ -135,10 +152,13 @@ async fn ask(backends: &Backends, map: &ShardMap, id: ShardId, deadline: Instant
         name: map.shard(id).name.to_string(),
         catalog,
         types,
+        extras,
         version: version.parse().unwrap_or(0),
         prepared: prepared.parse().unwrap_or(0),
         wal_level: wal,
-        locale: [encoding, collate, ctype],
+        encoding,
+        locale,
+        locale_versions,
         synchronous: !standbys.is_empty(),
         service_user: user,
         superuser: superuser == "t",
@@ -263,9 +283,11 @@ impl<'a> Report<'a> {
 
     fn kind(&mut self, table: &Table, shard: &Shard) {
         let what = match table.kind {
-            TableKind::Table | TableKind::Partitioned | TableKind::Foreign => return,
+            // a materialized view that has its part of the rows on each shard is as good as a table
+            TableKind::Table | TableKind::Partitioned | TableKind::Foreign | TableKind::MaterializedView => {
+                return;
+            }
             TableKind::View => "a view",
-            TableKind::MaterializedView => "a materialized view",
             TableKind::Sequence => "a sequence",
         };
         let message = format!("{} is {what}, not a table", shown(&table.name));
@@ -275,7 +297,6 @@ impl<'a> Report<'a> {
 
     fn key(&mut self, table: &Table, keyspace: KeyspaceId, key: &[std::sync::Arc<str>], shard: &Shard) {
         let keyspace = self.map.keyspace(keyspace);
-        let mut places = Vec::new();
         for (name, ty) in key.iter().zip(&keyspace.types) {
             let Some(place) = table.column(name) else {
                 let has: Vec<&str> = table.columns.iter().map(|c| &*c.name).collect();
@@ -292,7 +313,6 @@ impl<'a> Report<'a> {
                 );
                 continue;
             };
-            places.push(place);
             let column = &table.columns[place];
             if !serves(*ty, column.type_oid) {
                 self.about(
@@ -333,222 +353,7 @@ impl<'a> Report<'a> {
                 );
             }
         }
-        if places.len() < key.len() {
-            return;
-        }
-        for unique in &table.unique {
-            if places.iter().all(|p| unique.contains(p)) {
-                continue;
-            }
-            let columns: Vec<&str> =
-                unique.iter().filter_map(|i| table.columns.get(*i)).map(|c| &*c.name).collect();
-            let what =
-                if table.primary_key.as_ref() == Some(unique) { "primary key" } else { "unique index" };
-            self.about(
-                &table.name,
-                Level::Warning,
-                "unique-without-key",
-                Some(&shard.name),
-                format!(
-                    "the {what} ({}) of table {} lacks the shard key ({})",
-                    columns.join(", "),
-                    shown(&table.name),
-                    key.join(", ")
-                ),
-                "It holds on each shard, not over all of them: add the key's columns to it.",
-            );
-        }
     }
-
-    /// What shards do not have alike.
-    fn drift(&mut self, shards: &[Shard]) {
-        let Some(model) = shards.iter().find(|s| s.id == self.map.default_shard).or(shards.first()) else {
-            return;
-        };
-        for shard in shards.iter().filter(|s| s.id != model.id) {
-            for d in catalog::diff(&model.catalog, &shard.catalog) {
-                self.difference(&d, model, shard);
-            }
-            for (name, d) in oids::diff(&model.types, &shard.types) {
-                // tables are compared, and a schema of one tenant is where its key is
-                if model.catalog.tables.contains_key(&name) || self.map.schema_rule(&name.schema).is_some() {
-                    continue;
-                }
-                let hint = "Values are sent to every shard as they are: make the types alike.";
-                let message = told(&d, model);
-                self.add(Level::Error, "type", Some(&shard.name), message, Some(hint));
-            }
-        }
-    }
-
-    fn difference(&mut self, d: &Difference, model: &Shard, shard: &Shard) {
-        let gone = d.left == "missing" || d.right == "missing";
-        let Some(table) = &d.table else {
-            if d.what.starts_with("type ") && !gone {
-                let hint = "Drivers remember object ids; pgweir translates those of descriptions to the default shard's.";
-                return self.add(Level::Note, "oid", Some(&shard.name), told(d, model), Some(hint));
-            }
-            // a schema of one tenant is where its key is
-            let schema = d.what.strip_prefix("schema ");
-            let of_tenant = schema.and_then(|s| self.map.schema_rule(s)).is_some();
-            if !of_tenant {
-                let hint = "Create it on the shard that lacks it, alike on all.";
-                self.add(Level::Warning, "drift", Some(&shard.name), told(d, model), Some(hint));
-            }
-            return;
-        };
-        let whole_table = !d.what.contains(", ");
-        match self.map.rule(table) {
-            // partitions and children follow their parent, and other tables live on one shard
-            TableRule::Pinned(_) if !self.follows_a_sharded_table(table, model, shard) => {}
-            TableRule::SchemaKey { .. } => {}
-            // said already
-            TableRule::Sharded { .. } | TableRule::Reference if whole_table && gone => {}
-            _ => {
-                let hint = "Statements are sent to every shard as they are: make the tables alike.";
-                self.about(table, Level::Error, "drift", Some(&shard.name), told(d, model), hint);
-            }
-        }
-    }
-
-    fn follows_a_sharded_table(&self, table: &QualifiedName, a: &Shard, b: &Shard) -> bool {
-        let found = a.catalog.tables.get(table).or_else(|| b.catalog.tables.get(table));
-        found.is_some_and(|t| {
-            t.parents.iter().any(|p| {
-                matches!(self.map.rule(p), TableRule::Sharded { .. } | TableRule::Reference)
-                    || (p != table && self.follows_a_sharded_table(p, a, b))
-            })
-        })
-    }
-
-    fn servers(&mut self, shards: &[Shard]) {
-        let several = self.map.shards.len() > 1;
-        for shard in shards {
-            let on = Some(shard.name.as_str());
-            if several && shard.prepared == 0 {
-                let hint = "Transactions over several shards commit in two phases: set it to about the number of sessions, and restart the server.";
-                self.add(
-                    Level::Warning,
-                    "max-prepared-transactions",
-                    on,
-                    "max_prepared_transactions is 0",
-                    Some(hint),
-                );
-            }
-            if several && shard.wal_level != "logical" {
-                let hint = "Moving rows needs wal_level = logical (and a restart of the server).";
-                self.add(
-                    Level::Note,
-                    "wal-level",
-                    on,
-                    format!("wal_level is {}", shard.wal_level),
-                    Some(hint),
-                );
-            }
-            if self.map.shard(shard.id).nodes.len() > 1 && !shard.synchronous {
-                let hint = "A commit that no replica has confirmed is lost when the primary is: set synchronous_standby_names.";
-                self.add(Level::Note, "asynchronous", on, "its replicas are all asynchronous", Some(hint));
-            }
-            let lacks: Vec<&str> = [
-                (shard.superuser, "superuser (ends prepared transactions of other roles)"),
-                (shard.superuser || shard.replication, "REPLICATION (moves rows)"),
-                (shard.superuser || shard.monitor, "pg_monitor (sees lag and locks)"),
-                (shard.verifiers_seen, "SELECT on pg_authid (compares passwords)"),
-            ]
-            .into_iter()
-            .filter(|(has, _)| !has)
-            .map(|(_, what)| what)
-            .collect();
-            if !lacks.is_empty() {
-                let message = format!("service user {} lacks {}", shard.service_user, lacks.join(", "));
-                let hint = "Grant it, or name another service_user in the configuration.";
-                self.add(Level::Warning, "service-user", on, message, Some(hint));
-            }
-        }
-        for (i, shard) in shards.iter().enumerate() {
-            let earlier = &shards[..i];
-            if let Some(same) =
-                earlier.iter().find(|e| !e.identity.is_empty() && e.identity == shard.identity)
-            {
-                let message = format!("is the same database as shard {}", same.name);
-                let hint = "Every row would be counted twice: correct the nodes of one of them.";
-                self.add(Level::Error, "same-database", Some(&shard.name), message, Some(hint));
-            }
-        }
-        let Some((model, others)) = shards.split_first() else { return };
-        for shard in others {
-            if shard.version / 10_000 != model.version / 10_000 {
-                let message = format!(
-                    "runs Postgres {}, and shard {} runs {}",
-                    shard.version / 10_000,
-                    model.name,
-                    model.version / 10_000
-                );
-                let hint = "Catalogs, functions and plans may differ: upgrade one after the other, and soon.";
-                self.add(Level::Warning, "version", Some(&shard.name), message, Some(hint));
-            }
-            if shard.locale != model.locale {
-                let message = format!(
-                    "encoding and locale are {}, on {} they are {}",
-                    shard.locale.join(" "),
-                    model.name,
-                    model.locale.join(" ")
-                );
-                let hint =
-                    "Texts compare and sort differently there: create the database with the same ones.";
-                self.add(Level::Error, "locale", Some(&shard.name), message, Some(hint));
-            }
-        }
-    }
-
-    fn roles(&mut self, shards: &[Shard]) {
-        let users = &self.subject.users.users;
-        let known: BTreeSet<&String> = shards.iter().flat_map(|s| s.roles.keys()).collect();
-        for user in users.values() {
-            let role = user.server_user.as_ref().unwrap_or(&user.name);
-            if !known.contains(role) {
-                let message =
-                    format!("user {} is role {role} on the servers, and no shard has it", user.name);
-                self.add(Level::Error, "role", None, message, Some("Create it on every shard."));
-            }
-        }
-        // The password itself opens links whatever verifier a server made of it.
-        let in_clear: BTreeSet<&str> = users
-            .values()
-            .filter(|u| {
-                u.server_password.is_some()
-                    || u.password.as_ref().is_some_and(|p| !auth::is_derived(p.reveal()))
-            })
-            .map(|u| u.server_user.as_deref().unwrap_or(&u.name))
-            .collect();
-        for role in known {
-            let lacking: Vec<&str> =
-                shards.iter().filter(|s| !s.roles.contains_key(role)).map(|s| &*s.name).collect();
-            if !lacking.is_empty() {
-                let message = format!("role {role} is missing on {}", lacking.join(", "));
-                self.add(
-                    Level::Warning,
-                    "role",
-                    None,
-                    message,
-                    Some("Create it on every shard, or drop it everywhere."),
-                );
-            }
-            let verifiers: BTreeSet<&Option<String>> =
-                shards.iter().filter(|s| s.verifiers_seen).filter_map(|s| s.roles.get(role)).collect();
-            if verifiers.len() > 1 && !in_clear.contains(role.as_str()) {
-                let message = format!("role {role} has different password verifiers on different shards");
-                let hint = "A login is passed on only between identical ones: copy rolpassword from one shard with \
-                            ALTER ROLE ... PASSWORD 'SCRAM-SHA-256$...', or give pgweir the password.";
-                self.add(Level::Warning, "verifier", None, message, Some(hint));
-            }
-        }
-    }
-}
-
-/// A difference between the model and the shard that it is told of.
-fn told(d: &Difference, model: &Shard) -> String {
-    format!("{} is {} on {}, {} here", d.what, d.left, model.name, d.right)
 }
 
 /// Whether a column of this type holds keys of that kind, hashed and compared alike.
