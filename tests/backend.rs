@@ -468,7 +468,7 @@ async fn many_sessions_share_a_few_links() {
     let stats = pool.stats();
     assert_eq!((stats.used, stats.waiting), (0, 0), "{stats:?}");
     assert!(stats.idle <= 4);
-    let links = "select count(*) from pg_stat_activity where application_name = 'pgweir'";
+    let links = "select count(*) from pg_stat_activity where usename = 'app' and application_name = ''";
     cluster::wait(soon(), || async {
         Ok(cluster.ask(0, links).await? == Some(pool.stats().idle.to_string()))
     })

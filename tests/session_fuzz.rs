@@ -128,7 +128,7 @@ impl<'a> Twins<'a> {
     fn new(urls: &'a [String; 2], number: usize, keys: [Vec<i64>; 2], seed: u64) -> Self {
         let mut chance = Chance(seed ^ (number as u64).wrapping_mul(0x5851_f42d_4c95_7f2d));
         let parameters = match chance.below(3) {
-            0 => vec![("application_name", "none")],
+            0 => vec![],
             1 => vec![("application_name", "fuzz"), ("TimeZone", "Asia/Tokyo")],
             _ => vec![("application_name", ""), ("work_mem", "2MB"), ("options", "-c geqo=off")],
         };
@@ -212,7 +212,10 @@ impl<'a> Twins<'a> {
             3 => format!("SET {local}application_name TO 'app {}'", self.chance.below(9)),
             4 => format!("SET {local}my.own TO 'x{}'", self.chance.below(9)),
             5 => "RESET work_mem".into(),
-            6 => "RESET TimeZone".into(),
+            6 => self
+                .chance
+                .pick(&["RESET TimeZone", "SET LOCAL TIME ZONE DEFAULT", "RESET application_name"])
+                .into(),
             7 => "RESET ALL".into(),
             8 => format!("SET {local}work_mem TO DEFAULT"),
             9 => format!("SET {local}work_mem TO 'nonsense'"),

@@ -42,6 +42,7 @@ async fn settings_end_as_in_one_postgres() {
     let (a, b) = h.keys_on_both_shards();
     settings_of_an_implicit_transaction(&h, a, b);
     settings_of_the_start_up_packet(&h, a, b);
+    sessions_without_a_name(&h, a, b);
     settings_with_several_names(&h, a, b);
     transactions_between_syncs(&h, a, b);
     statements_that_need_no_shard(&h, b);
@@ -126,6 +127,7 @@ fn settings_of_the_start_up_packet(h: &Harness, a: i64, b: i64) {
         ("work_mem", "2MB"),
         ("TimeZone", "Asia/Tokyo"),
         ("application_name", "x"),
+        ("client_encoding", "LATIN1"),
         ("options", "-c geqo=off"),
     ];
     same(h, &parameters, |w| {
@@ -161,8 +163,61 @@ fn settings_of_the_start_up_packet(h: &Harness, a: i64, b: i64) {
                 "SET TimeZone TO 'UTC'".into(),
                 "DISCARD ALL".into(),
                 "SHOW TimeZone".into(),
+                // for the block only
+                "SET work_mem TO '3MB'".into(),
+                "SET TimeZone TO 'UTC'".into(),
+                "BEGIN".into(),
+                on(b),
+                "SET LOCAL work_mem TO DEFAULT".into(),
+                "SET LOCAL TIME ZONE LOCAL".into(),
+                "SHOW TimeZone".into(),
+                on(b),
+                "SAVEPOINT s".into(),
+                "SET LOCAL work_mem TO '4MB'".into(),
+                on(a),
+                "ROLLBACK TO s".into(),
+                on(a),
+                "SET LOCAL geqo = default -- off".into(),
+                "SHOW geqo".into(),
+                "COMMIT".into(),
+                on(a),
+                on(b),
+                "SHOW TimeZone".into(),
+                "BEGIN".into(),
+                "SET LOCAL work_mem TO DEFAULT".into(),
+                "SET LOCAL application_name TO DEFAULT".into(),
+                "SET LOCAL my.own TO DEFAULT".into(),
+                "SET LOCAL search_path TO DEFAULT".into(),
+                on(a),
+                on(b),
+                "SHOW application_name".into(),
+                "ROLLBACK".into(),
+                // nothing but a warning
+                "SET LOCAL work_mem TO DEFAULT".into(),
+                on(b),
+                // within one message
+                "SET LOCAL work_mem TO DEFAULT; SHOW work_mem".into(),
+                format!("SET work_mem TO '5MB'; {}; SET LOCAL work_mem TO DEFAULT; {}; {}", on(a), on(a), on(b)),
+                on(a),
+                on(b),
+                "SET work_mem TO DEFAULT; SHOW work_mem; SET work_mem TO '6MB'; RESET work_mem; SHOW work_mem"
+                    .into(),
+                on(b),
+                "SET TimeZone TO 'UTC'; SET TIME ZONE DEFAULT; SHOW TimeZone".into(),
+                "SET client_encoding TO 'UTF8'".into(),
+                "RESET client_encoding; SHOW client_encoding".into(),
+                "SET NAMES 'UTF8'; SET LOCAL client_encoding TO DEFAULT; SHOW client_encoding".into(),
+                "SHOW client_encoding".into(),
+                "SET NAMES".into(),
+                "SHOW client_encoding".into(),
             ],
         );
+        x(w, "SET work_mem TO '9MB'");
+        x(w, "SET LOCAL work_mem TO DEFAULT");
+        x(w, &on(a));
+        x(w, &on(b));
+        t.extend(w.s().hear(1));
+        t.extend(asks(w, &[on(a), on(b)]));
         x(w, "SET work_mem TO '9MB'");
         t.extend(x(w, &on(a)).s().hear(1));
         x(w, "RESET work_mem");
@@ -171,6 +226,33 @@ fn settings_of_the_start_up_packet(h: &Harness, a: i64, b: i64) {
         x(w, "RESET ALL").s();
         t.extend(w.hear(2));
         t.extend(ask(w, "SHOW TimeZone"));
+        t
+    });
+}
+
+/// A client that sends no application_name has none, or its role's.
+fn sessions_without_a_name(h: &Harness, a: i64, b: i64) {
+    let name =
+        |k: i64| format!("SELECT current_setting('application_name'), count(*) FROM accounts WHERE id = {k}");
+    same(h, &[], |w| {
+        let mut t = vec![format!("{:?}", w.parameters.get("application_name"))];
+        t.extend(asks(
+            w,
+            &[
+                "SHOW application_name".into(),
+                name(a),
+                name(b),
+                "SET application_name TO 'x'".into(),
+                name(a),
+                "RESET application_name".into(),
+                name(b),
+                name(a),
+                "SET application_name TO 'y'".into(),
+                "DISCARD ALL".into(),
+                name(b),
+                "SHOW application_name".into(),
+            ],
+        ));
         t
     });
 }

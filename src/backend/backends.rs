@@ -16,6 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
+/// What links for a client user call themselves: only pgweir's own have a name.
+pub(crate) fn application(client: &str) -> Option<&'static str> {
+    (client == SERVICE).then_some("pgweir")
+}
+
 /// All servers of one logical database.
 #[derive(Debug)]
 pub struct Backends {
@@ -146,7 +151,7 @@ impl Backends {
     pub(crate) async fn open_service(&self, shard: ShardId) -> Result<Link> {
         let shards = self.shards.load_full();
         let Some(shard) = shards.get(usize::from(shard.0)) else { return Err(no_such_shard(shard)) };
-        shard.open(&self.connector, &self.credentials.of(SERVICE, &shard.name)).await
+        shard.open(&self.connector, &self.credentials.of(SERVICE, &shard.name), application(SERVICE)).await
     }
 
     pub(crate) fn runtime(&self) -> &Handle {

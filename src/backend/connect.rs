@@ -69,7 +69,7 @@ impl Connector {
         })
     }
 
-    /// A link to one node, ready for statements.
+    /// A link to one node, ready for statements; `application` is the name that it gives itself there.
     ///
     /// Errors: 08001 when no socket, TLS or timely answer is to be had (nothing was done: retryable), else
     /// the server's own, with the shard named.
@@ -79,6 +79,7 @@ impl Connector {
         shard_name: &Arc<str>,
         node: &Arc<NodeAddr>,
         identity: &Identity,
+        application: Option<&str>,
     ) -> Result<Link> {
         let unreachable = |what: String| cannot_connect(shard_name, node, &what);
         let socket = self.socket(node).await.map_err(|e| unreachable(reason(&e)))?;
@@ -102,7 +103,7 @@ impl Connector {
                 born: now,
                 idle_since: now,
             };
-            login::login(&mut link, identity, &self.stretched).await?;
+            login::login(&mut link, identity, application, &self.stretched).await?;
             self.encodings.learn(&link);
             link.born = Instant::now();
             link.idle_since = link.born;

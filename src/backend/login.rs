@@ -54,21 +54,27 @@ impl Stretched {
 
 /// Logs `link` in. Afterwards it has status, parameters and cancel key.
 ///
+/// `application`: what the link calls itself. Links for clients have no name of their own: one that a client did not send
+/// would be seen in what its session shows, and would take the place of its role's.
+///
 /// Errors: the server's own with shard and HINT; 08P01 when it breaks the protocol; 28000 when it asks for
 /// something that pgweir does not have.
-pub(crate) async fn login(link: &mut Link, identity: &Identity, stretched: &Stretched) -> Result<()> {
-    let parameters = [
-        ("user", &*identity.user),
-        ("database", &*link.cancel.node.database),
-        ("application_name", "pgweir"),
-    ];
-    if parameters.iter().any(|(_, value)| value.contains('\0')) {
+pub(crate) async fn login(
+    link: &mut Link,
+    identity: &Identity,
+    application: Option<&str>,
+    stretched: &Stretched,
+) -> Result<()> {
+    let name = application.map(|name| ("application_name", name));
+    let user = [("user", &*identity.user), ("database", &*link.cancel.node.database)];
+    let parameters = user.into_iter().chain(name);
+    if parameters.clone().any(|(_, value)| value.contains('\0')) {
         return Err(Error::client(SqlState::INVALID_AUTHORIZATION, "a user or database name holds a NUL"));
     }
     frontend::startup(
         &mut link.output,
         PROTOCOL_3_0,
-        parameters.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+        parameters.map(|(name, value)| (name.as_bytes(), value.as_bytes())),
     );
     link.flush().await?;
     let mut left = MAX_MESSAGES;

@@ -1,6 +1,7 @@
 //! Links of one (shard, user), lent out in order of asking.
 
 pub use crate::backend::backends::Backends;
+use crate::backend::backends::application;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::Credentials;
 use crate::backend::link::{CancelTarget, Link};
@@ -598,7 +599,7 @@ impl Attempt {
         }
         let pool = self.pool.clone();
         let identity = pool.credentials.of(&pool.client, &pool.shard.name);
-        let outcome = pool.shard.open(&pool.connector, &identity).await;
+        let outcome = pool.shard.open(&pool.connector, &identity, application(&pool.client)).await;
         self.counted = false;
         match outcome {
             Ok(link) => pool.attempt_succeeded(link),

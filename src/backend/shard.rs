@@ -46,14 +46,19 @@ impl ShardNodes {
     /// is. The choice of nodes is here and nowhere else.
     ///
     /// Errors: 08001 when no node takes writes, naming what each of them said.
-    pub async fn open(&self, connector: &Connector, identity: &Identity) -> Result<Link> {
+    pub async fn open(
+        &self,
+        connector: &Connector,
+        identity: &Identity,
+        application: Option<&str>,
+    ) -> Result<Link> {
         let nodes = self.nodes.load_full();
         let first = self.primary.load(Ordering::Relaxed);
         let mut failures: Vec<Error> = Vec::new();
         let mut standbys: Vec<String> = Vec::new();
         for i in 0..nodes.len() {
             let at = (first + i) % nodes.len();
-            match connector.open(self.id, &self.name, &nodes[at], identity).await {
+            match connector.open(self.id, &self.name, &nodes[at], identity, application).await {
                 // Reported at login by Postgres 14 and later, which saves asking pg_is_in_recovery().
                 Ok(link) if link.is_standby() => {
                     standbys.push(nodes[at].to_string());

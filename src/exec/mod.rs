@@ -76,24 +76,6 @@ pub struct Run {
     body: Body,
 }
 
-/// ParameterStatus messages of what a link has and its client does not know. A server reports what changes in its own
-/// session, which may be nothing, where the client comes from another link and its settings.
-fn news(link: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) -> BytesMut {
-    let mut out = BytesMut::new();
-    for (name, value) in link {
-        let of_the_server =
-            matches!(&**name, "server_version" | "server_encoding" | "integer_datetimes" | "in_hot_standby");
-        if let Some(known) = reported.get_mut(name)
-            && known != value
-            && !of_the_server
-        {
-            known.clone_from(value);
-            crate::wire::backend::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
-        }
-    }
-    out
-}
-
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Body {
     #[default]

@@ -344,25 +344,22 @@ impl Run {
                 }
                 let status = body.first().copied().unwrap_or(b'I');
                 // After an error what was injected is gone, and will be injected again.
-                let txn_version = txn.settings_version();
-                let news = !failed
-                    && (self.told != txn_version
-                        || txn.participant(from).is_some_and(|p| p.has_new_settings()));
+                let settings = txn.settings_version();
+                let moved = !failed && self.told != settings;
                 if let Some(p) = txn.participant(from) {
                     p.link().outstanding = p.link_ref().outstanding.saturating_sub(1);
+                    if moved || p.has_new_settings() {
+                        self.compare(from, txn, sink);
+                    }
                 }
-                self.compare(from, txn, sink);
+                if moved && show == Show::Forward {
+                    self.told = settings;
+                }
                 txn.settle(from, status, failed, last);
                 match show {
-                    Show::Forward if txn.ready() == status && self.passing.is_empty() && !news => {
-                        Verdict::Forward
-                    }
+                    Show::Forward if txn.ready() == status && self.passing.is_empty() => Verdict::Forward,
                     Show::Forward => {
                         let mut out = self.arrived(sink);
-                        if let (true, Some(p)) = (news, txn.participant(from)) {
-                            self.told = txn_version;
-                            out.extend_from_slice(&super::news(&p.link_ref().parameters, sink.reported()));
-                        }
                         backend::ready_for_query(&mut out, txn.ready());
                         Verdict::Replace(out)
                     }
@@ -374,17 +371,20 @@ impl Run {
     }
 
     /// A server reports what is other than it has reported before, which was to someone else if the link has just been
-    /// brought to the session's settings: then all of it is compared with what the client knows.
+    /// brought to the session's settings, or if the client comes from another link: then all of it is compared with what
+    /// the client knows.
     fn compare(&mut self, from: ShardId, txn: &mut Txn, sink: &mut impl Sink) {
-        let Some(p) = txn.participant(from).filter(|p| p.has_new_settings()) else { return };
+        let Some(p) = txn.participant(from) else { return };
         for (name, value) in &p.link_ref().parameters {
-            if matches!(&**name, "server_version" | "in_hot_standby") {
-                continue;
-            }
-            if sink.reported().get(name) == Some(value) {
-                self.passing.remove(name);
-            } else {
-                self.passing.insert(name.clone(), value.clone());
+            let of_the_server = matches!(
+                &**name,
+                "server_version" | "server_encoding" | "integer_datetimes" | "in_hot_standby"
+            );
+            match sink.reported().get(name) {
+                Some(known) if known != value && !of_the_server => {
+                    self.passing.insert(name.clone(), value.clone());
+                }
+                _ => drop(self.passing.remove(name)),
             }
         }
     }

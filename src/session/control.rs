@@ -73,7 +73,7 @@ fn by_class(template: &Template, text: &str) -> Option<Control> {
             let local = *scope == SetScope::Local;
             Control::Set(Effect::Set {
                 name: name.as_str().into(),
-                statement: (local || !reset).then(|| text.into()),
+                statement: (!reset).then(|| text.into()),
                 local,
             })
         }
@@ -314,6 +314,11 @@ pub(super) async fn execute(
             let errors = s.run.errors;
             for other in others {
                 texts.iter().for_each(|text| aside(s, *other, text, voice));
+            }
+            if let ([text], "SET") = (texts.as_slice(), tag) {
+                // It is answered, and warned of, as the client's own would be.
+                main(s, shard, text, voice, Some(effect));
+                return Ok(());
             }
             unseen(s, shard, &texts, voice, effect);
             s.drain().await?;

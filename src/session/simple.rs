@@ -397,7 +397,12 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         match control_of(s, len, piece, &template, snapshot)? {
             Some(Control::DiscardAll | Control::Deallocate(_)) => together = false,
             // What follows may be read differently, and an error further on takes the setting back.
-            Some(Control::Set(ref effect)) if !is_for_the_next_message(effect) => together = false,
+            // And a server does not know the start-up packet, to which a reset goes back.
+            Some(Control::Set(ref effect))
+                if !is_for_the_next_message(effect) || s.txn.effective().from_start(effect).is_some() =>
+            {
+                together = false;
+            }
             Some(Control::Commit { .. } | Control::Rollback { .. } | Control::RollbackTo(_))
                 if s.txn.sets_anything() =>
             {

@@ -5,7 +5,7 @@ use crate::txn::settings::{Settings, quoted_name};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     Savepoint(Box<str>),
-    /// `statement` is `None` for RESET
+    /// `statement` is `None` for RESET and for SET ... TO DEFAULT
     Set {
         name: Box<str>,
         statement: Option<Box<str>>,
@@ -66,6 +66,9 @@ impl Journal {
             match entry {
                 Entry::Savepoint(name) => out.push(format!("SAVEPOINT {}", quoted_savepoint(name))),
                 Entry::Set { statement: Some(s), .. } | Entry::Characteristics(s) => out.push(s.to_string()),
+                Entry::Set { name, statement: None, local: true } => {
+                    out.push(format!("SET LOCAL {} TO DEFAULT", quoted_name(name)));
+                }
                 Entry::Set { name, statement: None, .. } => out.push(format!("RESET {}", quoted_name(name))),
                 Entry::ResetAll => out.extend(settings.reset_all_statements()),
             }

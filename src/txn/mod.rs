@@ -88,7 +88,7 @@ pub enum Effect {
     Savepoint(Box<str>),
     Release(Box<str>),
     RollbackTo(Box<str>),
-    /// SET / RESET of one setting; `statement` is `None` for RESET
+    /// SET / RESET of one setting; `statement` is `None` for RESET and for SET ... TO DEFAULT
     Set {
         name: Box<str>,
         statement: Option<Box<str>>,

@@ -61,14 +61,22 @@ impl Settings {
     pub fn start_statement(&self, name: &str) -> Option<&str> {
         find(&self.start, name)
     }
-    /// What a server is to be told instead of a RESET that goes back to the start-up packet, and what it does then.
+    /// What a server is to be told instead of a RESET, or of SET ... TO DEFAULT, that goes back to the start-up packet, and
+    /// what it does then.
     pub fn from_start(&self, effect: &Effect) -> Option<(Effect, Vec<String>)> {
         match effect {
             Effect::Set { name, statement: None, local } => {
                 let statement = self.start_statement(name)?;
-                let effect =
-                    Effect::Set { name: name.clone(), statement: Some(statement.into()), local: *local };
-                Some((effect, vec![statement.to_owned()]))
+                let statement = match statement.strip_prefix("SET ") {
+                    Some(rest) if *local => format!("SET LOCAL {rest}"),
+                    _ => statement.to_owned(),
+                };
+                let effect = Effect::Set {
+                    name: name.clone(),
+                    statement: Some(statement.as_str().into()),
+                    local: *local,
+                };
+                Some((effect, vec![statement]))
             }
             Effect::ResetAll => {
                 let texts = self.reset_all_statements();
