@@ -497,7 +497,9 @@ impl Run {
         let torn = matches!(self.body, Body::Forward(_));
         self.body = Body::None;
         self.inside = Box::default();
-        if self.copy_in == Some(from) {
+        // A COPY that was never told that its data is complete has kept nothing.
+        let mut copying = self.copy_in == Some(from);
+        if copying {
             self.copy_in = None;
         }
         let name = txn.participant(from).map(|p| p.link_ref().shard_name.to_string());
@@ -509,7 +511,9 @@ impl Run {
         for reply in self.replies.drain(..) {
             match reply {
                 Reply::Pending(p) if p.from == from => {
-                    let unknown = committing(&p) || (p.writes && !in_block);
+                    let incomplete = std::mem::take(&mut copying)
+                        || p.copy.as_ref().is_some_and(|note| note.refusal.is_some());
+                    let unknown = committing(&p) || (p.writes && !in_block && !incomplete);
                     let error = |out: &mut BytesMut| backend::error(out, &lost_error(&name, how, unknown));
                     match p.expect {
                         Expect::Query => {

@@ -206,6 +206,8 @@ async fn feed(s: &mut Session, data: BytesMut, last: bool) -> Result<(), Gone> {
                 send_preamble(s, &mut copying);
                 send(s, &data[..n]);
                 data.advance(n);
+                // the limit is for one row
+                fetched = Fetched::default();
                 s.drive(Until::Room).await?;
                 continue;
             }

@@ -155,11 +155,11 @@ pub fn desugar(text: &str, span: Range<u32>) -> Desugared<'_> {
                     out.replace(token.span(), &plain);
                 }
             }
-            // a constant of type bpchar; the string keeps its place
+            // a constant of pg_catalog's bpchar, whatever the search path has; the string keeps its place
             Kind::National => {
                 if let Some(string) = next.filter(|t| t.kind == Kind::Literal(LiteralClass::String)) {
                     out.replace(token.span(), "CAST(");
-                    out.replace(string.end..string.end, " AS bpchar)");
+                    out.replace(string.end..string.end, " AS pg_catalog.bpchar)");
                     before_that = Some(token);
                     before = Some(string);
                     next = lexer.next();

@@ -9,9 +9,14 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a script of tests/drivers prints when it is given that URL.
 pub async fn output(interpreter: &Path, script: &str, url: &str) -> String {
+    output_of(interpreter, script, &[url]).await
+}
+
+/// What a script of tests/drivers prints when it is given those arguments.
+pub async fn output_of(interpreter: &Path, script: &str, arguments: &[&str]) -> String {
     let running = tokio::process::Command::new(interpreter)
         .arg(Path::new("tests/drivers").join(script))
-        .arg(url)
+        .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())
