@@ -226,13 +226,15 @@ async fn copies_of_reference_tables_stay_alike(h: &Harness, w: &mut Wire) {
 /// A full pool is no reason to give a server up: the next session is served as soon as a link is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_out_that_timed_out_bans_nobody() {
-    let settings = &["database.app.pool_size=1", "database.app.checkout_timeout=200ms"];
+    let settings = &["database.app.pool_size=1", "database.app.checkout_timeout=2s"];
     let h = Harness::start(Setup { settings, cluster: Options::default(), ..Setup::default() }).await;
     let [first, second] = keys(&h).await;
     let (a, b) = (first[0], second[0]);
     let mut holder = Wire::connect(&h.url(), &[]).unwrap();
     let mut other = Wire::connect(&h.url(), &[]).unwrap();
     let read = |k: i64| format!("SELECT id FROM accounts WHERE id = {k}");
+    // links of both shards are open before anybody may be late
+    assert_eq!(ask(&mut other, &read(b))[1], "complete SELECT 0");
     ask(&mut holder, "BEGIN");
     assert_eq!(ask(&mut holder, &read(a)).last().unwrap(), "ready T");
     let began = std::time::Instant::now();
@@ -243,7 +245,7 @@ async fn a_check_out_that_timed_out_bans_nobody() {
         // the other shard has links
         assert_eq!(ask(&mut other, &read(b))[1], "complete SELECT 0");
     }
-    assert!(began.elapsed() < Duration::from_secs(15));
+    assert!(began.elapsed() < Duration::from_secs(60));
     ask(&mut holder, "COMMIT");
     assert_eq!(ask(&mut other, &read(a))[1], "complete SELECT 0");
 }
