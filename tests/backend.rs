@@ -625,3 +625,124 @@ async fn a_reload_drains_what_left_the_map() {
     // Its number is never given to another shard.
     assert!(backends.update(&map_of(&[("a", vec![b.clone()]), ("c", vec![a])])).is_err());
 }
+
+#[tokio::test]
+async fn a_minimum_of_links_is_kept_open() {
+    let cluster = cluster(Auth::Trust, 1).await;
+    let options = Options {
+        min_pool_size: 3,
+        pool_size: 5,
+        idle_timeout: Duration::from_millis(40),
+        max_lifetime: Duration::from_secs(1),
+        ..Options::default()
+    };
+    let map = map_of(&[("a", vec![tcp(&cluster, 0)])]);
+    let backends = Backends::new(&map, options.clone(), app_password()).unwrap();
+    let pool = backends.pool(&key(A, "app")).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(acquire(&pool).await);
+    }
+    let first: Vec<i32> = held.iter().map(|link| link.cancel.pid).collect();
+    drop(held);
+    cluster::wait(soon(), || async { Ok(pool.stats().idle == 3) }).await.unwrap();
+    // those that have become too old are replaced though nobody asks
+    cluster::wait(soon(), || async {
+        let links = pool.links();
+        Ok(links.len() == 3 && links.iter().all(|l| !first.contains(&l.cancel.pid)))
+    })
+    .await
+    .unwrap();
+
+    // other settings, in place
+    let tls = Backends::read_tls(&options).unwrap();
+    backends.change(Options { min_pool_size: 0, ..options }, tls);
+    cluster::wait(soon(), || async { Ok(pool.stats().idle == 0) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_waited_for_long_gets_a_link_of_the_reserve() {
+    let cluster = cluster(Auth::Trust, 1).await;
+    let options = Options {
+        pool_size: 1,
+        reserve_pool_size: 1,
+        reserve_pool_timeout: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let map = map_of(&[("a", vec![tcp(&cluster, 0)])]);
+    let backends = Backends::new(&map, options.clone(), app_password()).unwrap();
+    let pool = backends.pool(&key(A, "app")).unwrap();
+    let first = acquire(&pool).await;
+    let began = Instant::now();
+    let second = acquire(&pool).await;
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    // That was all there is: full, and not taken for dead.
+    let error = pool.acquire(Instant::now() + Duration::from_millis(500)).await.unwrap_err();
+    assert_eq!(error.sqlstate(), SqlState::TOO_MANY_CONNECTIONS, "{error}");
+    assert_eq!(pool.stats().last_error, None);
+
+    // A larger pool serves those who wait already.
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire(soon()).await.map(drop) }
+    });
+    cluster::wait(soon(), || async { Ok(pool.stats().waiting == 1) }).await.unwrap();
+    let tls = Backends::read_tls(&options).unwrap();
+    backends.change(Options { pool_size: 3, reserve_pool_size: 0, ..options.clone() }, tls.clone());
+    waiting.await.unwrap().unwrap();
+
+    // A smaller one gives up what it has too many of, as it comes back.
+    backends.change(Options { pool_size: 1, reserve_pool_size: 0, ..options }, tls);
+    drop((first, second));
+    let stats = pool.stats();
+    assert_eq!((stats.used, stats.idle, stats.size), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_link_that_was_idle_for_long_is_asked_before_it_is_lent() {
+    let cluster = cluster(Auth::Trust, 1).await;
+    // A way to the server that can fall silent, as one behind a firewall that forgets connections does.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let way = node("127.0.0.1", listener.local_addr().unwrap().port());
+    let (silence, silent) = tokio::sync::watch::channel(0u32);
+    let server = cluster.primary(0).port;
+    let forwarder = tokio::spawn(async move {
+        loop {
+            let (mut here, _) = listener.accept().await.unwrap();
+            let mut silent = silent.clone();
+            silent.mark_unchanged();
+            tokio::spawn(async move {
+                let mut there = tokio::net::TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut here, &mut there) => {}
+                    // both ends stay open, and nothing passes
+                    _ = silent.changed() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    let options = Options {
+        server_check_delay: Duration::from_millis(1),
+        connect_timeout: Duration::from_millis(500),
+        ..Options::default()
+    };
+    let backends = Backends::new(&map_of(&[("a", vec![way])]), options, app_password()).unwrap();
+    let pool = backends.pool(&key(A, "app")).unwrap();
+    let mut link = acquire(&pool).await;
+    let before = link.cancel.pid;
+    assert_eq!(ask(&mut link, "select 1").await.unwrap().as_deref(), Some("1"));
+    drop(link);
+    let idle = || async { Ok(pool.links().iter().any(|l| l.idle)) };
+    cluster::wait(soon(), idle).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let mut link = acquire(&pool).await;
+    assert_eq!(link.cancel.pid, before, "it answers");
+    assert_eq!(ask(&mut link, "select 2").await.unwrap().as_deref(), Some("2"));
+    drop(link);
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    silence.send_replace(1);
+    let mut link = acquire(&pool).await;
+    assert_ne!(link.cancel.pid, before, "it was dead");
+    assert_eq!(ask(&mut link, "select 3").await.unwrap().as_deref(), Some("3"));
+    forwarder.abort();
+}

@@ -6,6 +6,7 @@ use crate::backend::link::{CancelTarget, Link};
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
 use crate::backend::shard::ShardNodes;
+use crate::backend::tls::Tls;
 use crate::error::{Error, Result, Source, SqlState};
 use crate::shards::{ShardId, ShardMap};
 use crate::wire::encoding::Encoding;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 /// What links for a client user call themselves: only pgweir's own have a name.
 pub(crate) fn application(client: &str) -> Option<&'static str> {
@@ -34,6 +36,8 @@ pub struct Backends {
     runtime: Handle,
     /// by an operator; read and written under the lock on `names`
     paused: AtomicBool,
+    /// other settings: how often to look after links depends on them
+    changed: Arc<Notify>,
 }
 
 impl Backends {
@@ -42,8 +46,6 @@ impl Backends {
     /// Must be called inside a tokio runtime. Errors: F0000 when a certificate file is wrong.
     pub fn new(map: &ShardMap, options: Options, credentials: Credentials) -> Result<Arc<Backends>> {
         let runtime = Handle::try_current().map_err(|e| Error::internal(e.to_string()))?;
-        let rhythm =
-            (limit(options.idle_timeout) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let service = Identity {
             user: options.service_user.as_str().into(),
             proof: options.service_password.clone().map_or(Proof::None, Proof::Password),
@@ -57,8 +59,9 @@ impl Backends {
             names: Mutex::new(map.shards.iter().map(|s| s.name.clone()).collect()),
             runtime,
             paused: AtomicBool::new(false),
+            changed: Arc::default(),
         });
-        backends.runtime.spawn(sweep(Arc::downgrade(&backends), rhythm));
+        backends.runtime.spawn(sweep(Arc::downgrade(&backends)));
         Ok(backends)
     }
 
@@ -154,6 +157,11 @@ impl Backends {
         shard.open(&self.connector, &self.credentials.of(SERVICE, &shard.name), application(SERVICE)).await
     }
 
+    /// How often links are looked after.
+    fn rhythm(&self) -> Duration {
+        (limit(self.options().idle_timeout) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }
@@ -164,8 +172,34 @@ impl Backends {
         self.connector.encodings.common()
     }
 
-    pub fn options(&self) -> &Options {
-        &self.connector.options
+    /// The settings, as of the last reload.
+    pub fn options(&self) -> Arc<Options> {
+        self.connector.options().clone()
+    }
+
+    /// What these settings say of TLS, read from their files. Errors: F0000 when a file is wrong.
+    pub fn read_tls(options: &Options) -> Result<Tls> {
+        Tls::new(options)
+    }
+
+    /// Takes other settings over, in place: sessions that wait are served by them, surplus links end as they become free,
+    /// and when it is TLS that has changed all of them do. Who the service user is does not change.
+    pub fn change(&self, options: Options, tls: Tls) {
+        let old = self.options();
+        if *old == options {
+            return;
+        }
+        let secured = |o: &Options| (o.tls, o.tls_ca.clone(), o.tls_cert.clone(), o.tls_key.clone());
+        let renew = secured(&old) != secured(&options);
+        self.connector.change(options, tls);
+        if renew {
+            self.renew();
+        }
+        let now = Instant::now();
+        for pool in self.all_pools() {
+            pool.sweep(now);
+        }
+        self.changed.notify_one();
     }
 
     /// Sends a CancelRequest for what the link runs now; best effort, bounded in time.
@@ -255,9 +289,15 @@ fn nodes_of(map: &ShardMap, from: usize) -> Vec<Arc<ShardNodes>> {
 }
 
 /// Closes what has been idle for too long. One task for all pools; ends with the last user of the backends.
-async fn sweep(backends: Weak<Backends>, rhythm: Duration) {
+async fn sweep(backends: Weak<Backends>) {
     loop {
-        tokio::time::sleep(rhythm).await;
+        let Some((rhythm, changed)) = backends.upgrade().map(|b| (b.rhythm(), b.changed.clone())) else {
+            return;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rhythm) => {}
+            () = changed.notified() => continue,
+        }
         let Some(backends) = backends.upgrade() else { return };
         let now = Instant::now();
         for pool in backends.all_pools() {

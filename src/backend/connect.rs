@@ -10,6 +10,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::shards::{NodeAddr, ShardId};
 use crate::wire::encoding::Encoding;
 use crate::wire::frontend;
+use arc_swap::{ArcSwap, Guard};
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use std::collections::BTreeMap;
@@ -24,8 +25,9 @@ use tokio::time::timeout;
 /// What opening a link takes besides node and user. One per logical database.
 #[derive(Debug)]
 pub struct Connector {
-    pub options: Options,
-    tls: Tls,
+    /// as of the last reload
+    options: ArcSwap<Options>,
+    tls: ArcSwap<Tls>,
     stretched: Stretched,
     pub(crate) encodings: ServerEncodings,
 }
@@ -62,11 +64,22 @@ impl Connector {
     /// Errors: F0000 when a certificate file is wrong.
     pub fn new(options: Options) -> Result<Connector> {
         Ok(Connector {
-            tls: Tls::new(&options)?,
-            options,
+            tls: ArcSwap::from_pointee(Tls::new(&options)?),
+            options: ArcSwap::from_pointee(options),
             stretched: Stretched::default(),
             encodings: ServerEncodings::default(),
         })
+    }
+
+    #[inline]
+    pub fn options(&self) -> Guard<Arc<Options>> {
+        self.options.load()
+    }
+
+    /// Other settings, for links to come.
+    pub(crate) fn change(&self, options: Options, tls: Tls) {
+        self.tls.store(Arc::new(tls));
+        self.options.store(Arc::new(options));
     }
 
     /// A link to one node, ready for statements; `application` is the name that it gives itself there.
@@ -109,7 +122,7 @@ impl Connector {
             link.idle_since = link.born;
             Ok(link)
         };
-        let allowed = limit(self.options.login_timeout);
+        let allowed = limit(self.options().login_timeout);
         match timeout(allowed, login).await {
             Ok(done) => done,
             Err(_) => Err(unreachable(format!("no end of the login within {} ms", allowed.as_millis()))),
@@ -131,13 +144,13 @@ impl Connector {
             while stream.read(&mut end).await? > 0 {}
             Ok(())
         };
-        timeout(limit(self.options.cancel_timeout), exchange)
+        timeout(limit(self.options().cancel_timeout), exchange)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     async fn socket(&self, node: &NodeAddr) -> io::Result<Stream> {
-        let allowed = limit(self.options.connect_timeout);
+        let allowed = limit(self.options().connect_timeout);
         let late = || {
             io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} ms", allowed.as_millis()))
         };
@@ -171,19 +184,20 @@ impl Connector {
     fn tune(&self, socket: &TcpStream) -> io::Result<()> {
         socket.set_nodelay(true)?;
         let socket = socket2::SockRef::from(socket);
-        let quiet = self.options.tcp_keepalive.max(Duration::from_secs(3));
+        let quiet = self.options().tcp_keepalive.max(Duration::from_secs(3));
         let probes = socket2::TcpKeepalive::new().with_time(quiet).with_interval(quiet / 3).with_retries(3);
         socket.set_tcp_keepalive(&probes)?;
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(
-            Some(limit(self.options.tcp_user_timeout)).filter(|t| t.as_millis() < u128::from(u32::MAX)),
+            Some(limit(self.options().tcp_user_timeout)).filter(|t| t.as_millis() < u128::from(u32::MAX)),
         )?;
         Ok(())
     }
 
     /// TLS if the options ask for it. As in libpq, unix sockets go without.
     async fn secure(&self, socket: Stream, node: &NodeAddr) -> io::Result<Stream> {
-        let mode = self.tls.mode;
+        let asked = self.tls.load_full();
+        let mode = asked.mode;
         let mut tcp = match socket {
             Stream::Tcp(tcp) if mode != TlsMode::Disable => tcp,
             plain => return Ok(plain),
@@ -208,7 +222,7 @@ impl Connector {
         }
         let name = ServerName::try_from(node.host.to_string())
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("host name: {e}")))?;
-        let tls = tokio_rustls::TlsConnector::from(self.tls.config.clone())
+        let tls = tokio_rustls::TlsConnector::from(asked.config.clone())
             .connect(name, tcp)
             .await
             .map_err(|e| io::Error::new(e.kind(), format!("TLS: {e}")))?;

@@ -122,6 +122,31 @@ impl Link {
         }
     }
 
+    /// Asks the server of an idle link for a sign of life: an empty query. Whoever stops waiting for it must not use the link.
+    pub(crate) async fn is_answering(&mut self) -> bool {
+        frontend::query(&mut self.output, b"");
+        // a simple query ends it
+        self.statements.remove("");
+        self.outstanding += 1;
+        if self.flush().await.is_err() {
+            return false;
+        }
+        loop {
+            match self.message(MAX_ASYNC_MESSAGE).await {
+                Ok(Message { tag: b'S', body }) => drop(self.learn_parameter(&body)),
+                Ok(Message { tag: b'N' | b'I', .. }) => {}
+                Ok(Message { tag: b'Z', body }) if *body == *b"I" => {
+                    self.outstanding -= 1;
+                    return self.settle();
+                }
+                Ok(_) | Err(_) => {
+                    self.broken = true;
+                    return false;
+                }
+            }
+        }
+    }
+
     /// Takes in what a server may say at any time, and then tells whether the link is clean.
     pub(crate) fn settle(&mut self) -> bool {
         if self.status != b'I' || self.outstanding > 0 || self.broken {

@@ -9,6 +9,16 @@ crate::options! {
     pub struct Options {
         /// Links that one shard and one server user may have at most.
         pool_size: usize = 20,
+        /// Links that are kept open for each shard and server user once it has been used, however long they are idle.
+        min_pool_size: usize = 0,
+        /// Links beyond `pool_size` that are opened for sessions that have waited for `reserve_pool_timeout`; they end
+        /// when they have been idle for `idle_timeout`. 0: none.
+        reserve_pool_size: usize = 0,
+        /// How long a session waits for a link before one of the reserve is opened for it.
+        reserve_pool_timeout: Duration = Duration::from_secs(5),
+        /// A link that was idle for longer is asked, with an empty query, before it is lent; one that does not answer is
+        /// replaced. 0: never asked.
+        server_check_delay: Duration = Duration::from_secs(30),
         /// Time to open a socket to one address of a node.
         connect_timeout: Duration = Duration::from_secs(3),
         /// Time for TLS, authentication and start-up messages together, once the socket is open.

@@ -3,7 +3,7 @@
 pub use crate::backend::backends::Backends;
 use crate::backend::backends::application;
 use crate::backend::connect::Connector;
-use crate::backend::credentials::Credentials;
+use crate::backend::credentials::{Credentials, SERVICE};
 use crate::backend::link::{CancelTarget, Link};
 use crate::backend::options::limit;
 use crate::backend::shard::ShardNodes;
@@ -130,6 +130,12 @@ impl State {
         self.links.retain(|known| !Arc::ptr_eq(&known.cancel, &link.cancel));
     }
 
+    /// Waiters who have waited for so long, counted up to `most`.
+    fn late(&self, patience: Duration, most: usize) -> usize {
+        let here = self.waiters.iter().filter(|w| !w.is_closed());
+        here.take_while(|w| w.since.elapsed() >= patience).take(most).count()
+    }
+
     fn total(&self) -> usize {
         self.used + self.idle.len() + self.connecting
     }
@@ -170,20 +176,24 @@ impl Pool {
     ///
     /// May be dropped at any point: nothing is lost, the next in the queue is served.
     pub async fn acquire(self: &Arc<Self>, deadline: Instant) -> Result<Lease> {
-        let turn = {
-            let mut state = self.lock();
-            if !state.paused
-                && let Some(link) = self.take_idle(&mut state)
-            {
-                return Ok(Lease { link: Some(link), pool: self.clone() });
+        let turn = loop {
+            let lease = {
+                let mut state = self.lock();
+                let idle = if state.paused { None } else { self.take_idle(&mut state) };
+                let Some(link) = idle else {
+                    if state.retired {
+                        return Err(self.gone());
+                    }
+                    let (waiter, turn) = oneshot::channel();
+                    state.waiters.push_back(Waiter { since: Instant::now(), turn: waiter });
+                    self.open_what_is_wanted(&mut state);
+                    break turn;
+                };
+                Lease { link: Some(link), pool: self.clone() }
+            };
+            if let Some(lease) = self.answering(lease).await {
+                return Ok(lease);
             }
-            if state.retired {
-                return Err(self.gone());
-            }
-            let (waiter, turn) = oneshot::channel();
-            state.waiters.push_back(Waiter { since: Instant::now(), turn: waiter });
-            self.open_what_is_wanted(&mut state);
-            turn
         };
         let mut turn = Turn { pool: self, turn, served: false };
         let since = std::time::Instant::now();
@@ -199,13 +209,44 @@ impl Pool {
         served.unwrap_or_else(|| Err(self.late()))
     }
 
+    /// A link that was idle for long is asked first. `None`: it was dead, and as those that are still idle have been so
+    /// for longer, they have ended with it.
+    async fn answering(&self, mut lease: Lease) -> Option<Lease> {
+        let (after, patience) = {
+            let options = self.connector.options();
+            (options.server_check_delay, limit(options.connect_timeout))
+        };
+        if after.is_zero() || lease.idle_since.elapsed() < after {
+            return Some(lease);
+        }
+        match tokio::time::timeout(patience, lease.is_answering()).await {
+            Ok(true) => return Some(lease),
+            Ok(false) => {}
+            Err(_) => lease.broken = true,
+        }
+        tracing::debug!(shard = %self.shard.name, "a link that was idle for long is dead");
+        self.close_idle();
+        None
+    }
+
     /// Until it is the session's turn, or until the deadline, which a pause moves: an operator's pause is not overload.
     async fn wait(
-        &self,
+        self: &Arc<Self>,
         turn: &mut oneshot::Receiver<Result<Lease>>,
         mut deadline: Instant,
     ) -> std::result::Result<std::result::Result<Result<Lease>, oneshot::error::RecvError>, Elapsed> {
-        let patience = deadline.saturating_duration_since(Instant::now());
+        let began = Instant::now();
+        let patience = deadline.saturating_duration_since(began);
+        let (reserves, reserve) = {
+            let options = self.connector.options();
+            (options.reserve_pool_size, began + options.reserve_pool_timeout)
+        };
+        if reserves > 0 && reserve < deadline {
+            match tokio::time::timeout_at(reserve.into(), &mut *turn).await {
+                Ok(served) => return Ok(served),
+                Err(_) => self.open_what_is_wanted(&mut self.lock()),
+            }
+        }
         loop {
             let outcome = tokio::time::timeout_at(deadline.into(), &mut *turn).await;
             let Err(elapsed) = outcome else { return outcome };
@@ -316,17 +357,19 @@ impl Pool {
 
     /// Closes idle links that are dead, too old, idle for too long, or lead to a node that left the map.
     pub(crate) fn sweep(self: &Arc<Self>, now: Instant) {
-        let idle_limit = limit(self.connector.options.idle_timeout);
+        let options = self.connector.options();
+        let idle_limit = limit(options.idle_timeout);
+        let most = self.size() + options.reserve_pool_size;
         let mut ended = Vec::new();
         {
             let mut state = self.lock();
             let mut i = 0;
             while i < state.idle.len() {
+                let open = state.used + state.idle.len();
                 let link = &mut state.idle[i];
-                if now.saturating_duration_since(link.idle_since) < idle_limit
-                    && self.may_go_on(link, now)
-                    && link.is_alive()
-                {
+                let wanted =
+                    now.saturating_duration_since(link.idle_since) < idle_limit || open <= self.floor();
+                if wanted && open <= most && self.may_go_on(link, now) && link.is_alive() {
                     i += 1;
                 } else {
                     let link = state.idle.remove(i);
@@ -363,7 +406,12 @@ impl Pool {
     }
 
     fn size(&self) -> usize {
-        self.connector.options.pool_size.max(1)
+        self.connector.options().pool_size.max(1)
+    }
+
+    /// Links that are kept although nobody needs them.
+    fn floor(&self) -> usize {
+        if self.is_of(SERVICE) { 0 } else { self.connector.options().min_pool_size.min(self.size()) }
     }
 
     fn take_idle(&self, state: &mut State) -> Option<Box<Link>> {
@@ -379,22 +427,32 @@ impl Pool {
 
     /// Not too old, and its node still in the map.
     fn may_go_on(&self, link: &Link, now: Instant) -> bool {
-        let lifetime = limit(self.connector.options.max_lifetime);
+        let lifetime = limit(self.connector.options().max_lifetime);
         // The low byte of a server's process number is chance enough to spread the ends over a tenth.
         let spread = u32::from(link.cancel.pid.to_le_bytes()[0]);
         let lifetime = lifetime - lifetime / 10 * spread / 255;
         now.saturating_duration_since(link.born) < lifetime && self.shard.has(&link.cancel.node)
     }
 
-    /// Starts attempts: one per waiter as far as the size allows; a single one while attempts fail, after the
-    /// back-off. An attempt belongs to nobody: whoever is first in the queue when it ends gets the link.
+    /// Starts attempts: one per waiter as far as the size allows, and what the pool lacks of its minimum, side by side; one
+    /// of the reserve for each who has waited for long. A single attempt while they fail, after the back-off. An attempt belongs to nobody: whoever is first in the queue when it ends gets the link.
     fn open_what_is_wanted(self: &Arc<Self>, state: &mut State) {
         if state.retired || state.paused {
             return;
         }
-        let most = if state.failures > 0 { 1 } else { self.size() };
-        let room = self.size().saturating_sub(state.total());
-        let wanted = state.waiting(most).saturating_sub(state.connecting).min(room);
+        let options = self.connector.options();
+        let (size, total) = (self.size(), state.total());
+        let most = if state.failures > 0 { 1 } else { size + options.reserve_pool_size };
+        let asked = state.waiting(most).saturating_sub(state.connecting);
+        let lacking = self.floor().saturating_sub(total);
+        let mut wanted = asked.max(lacking).min(size.saturating_sub(total));
+        if total >= size && options.reserve_pool_size > 0 {
+            let late = state.late(options.reserve_pool_timeout, most).saturating_sub(state.connecting);
+            wanted = late.min((size + options.reserve_pool_size).saturating_sub(total));
+        }
+        if state.failures > 0 {
+            wanted = wanted.min(1usize.saturating_sub(state.connecting));
+        }
         for _ in 0..wanted {
             state.connecting += 1;
             let attempt = Attempt { pool: self.clone(), counted: true };
@@ -434,7 +492,8 @@ impl Pool {
             if outdated {
                 state.outdated = state.outdated.saturating_sub(1);
             }
-            if reusable && !state.retired && !state.paused && !outdated {
+            let surplus = state.total() >= self.size() + self.connector.options().reserve_pool_size;
+            if reusable && !state.retired && !state.paused && !outdated && !surplus {
                 self.pass_on(&mut state, link, now);
                 None
             } else {
@@ -505,7 +564,7 @@ impl Pool {
 
     /// Doubled with each failure, and between half of that and all of it, so that pools do not march in step.
     fn backoff(&self, failures: u32) -> Duration {
-        let options = &self.connector.options;
+        let options = self.connector.options();
         let full = options.backoff_min.saturating_mul(1 << (failures - 1).min(16)).min(options.backoff_max);
         let mut chance = [0; 1];
         let chance = getrandom::fill(&mut chance).map_or(128, |()| u32::from(chance[0]));
@@ -588,8 +647,9 @@ impl Attempt {
     async fn run(mut self, after: Option<Instant>) {
         if let Some(instant) = after {
             tokio::time::sleep_until(instant.into()).await;
+            let pool_floor = self.pool.floor();
             let mut state = self.pool.lock();
-            if state.waiting(1) == 0 {
+            if state.waiting(1) == 0 && state.total() > pool_floor {
                 // Under the same lock, or a waiter that comes now would count on this attempt.
                 state.connecting -= 1;
                 self.counted = false;

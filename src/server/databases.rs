@@ -5,6 +5,7 @@
 //! map, so a map is adopted by every one of them that lives, or one session would look for rows where another
 //! no longer puts them.
 
+use crate::backend;
 use crate::backend::credentials::{self, Credentials, Identity, Proof};
 use crate::backend::directory::Directories;
 use crate::backend::pool::Backends;
@@ -127,7 +128,8 @@ impl Hosted {
         Ok(accepted)
     }
 
-    /// Takes over what was read, and makes databases that are new or have other settings.
+    /// Takes over what was read, and makes databases that are new or that cannot become what they are to be. Settings that
+    /// change in place do so for all sessions, those of databases that have been replaced included.
     ///
     /// Errors: a certificate file is wrong; nothing has changed then, but for maps that fit the old ones as well.
     pub fn adopt(
@@ -138,10 +140,15 @@ impl Hosted {
     ) -> Result<(Databases, Furnished)> {
         let mut hosts = self.lock();
         let mut made = BTreeMap::new();
+        let mut secured = BTreeMap::new();
         for new in &accepted {
             let settings = config.databases.get(&*new.name).cloned().unwrap_or_default();
-            let kept = hosts.get(&new.name).is_some_and(|h| h.settings == settings && !credentials_changed);
-            if !kept {
+            let before = hosts.get(&new.name);
+            if before.is_some_and(|h| h.settings.servers != settings.servers) {
+                secured.insert(new.name.clone(), Backends::read_tls(&settings.servers)?);
+            }
+            let goes_on = before.is_some_and(|h| h.can_become(&settings)) && !credentials_changed;
+            if !goes_on {
                 let credentials = credentials(config, &settings);
                 let backends = Backends::new(&new.map, settings.servers.clone(), credentials)?;
                 // what an operator holds stays held
@@ -179,6 +186,12 @@ impl Hosted {
                 None => (vec![], None),
             };
             lives.retain(|l| l.database.strong_count() > 0);
+            for database in lives.iter().filter_map(|l| l.database.upgrade()) {
+                database.change(settings.session.clone());
+                if let Some(tls) = secured.get(&new.name) {
+                    database.backends.change(settings.servers.clone(), tls.clone());
+                }
+            }
             let current = match (made.remove(&new.name), &before) {
                 (Some((database, directories)), _) => {
                     if let Some((before, ..)) = &before {
@@ -250,6 +263,17 @@ impl Hosted {
 }
 
 impl Host {
+    /// Whether its database can have these settings without being made anew.
+    fn can_become(&self, settings: &config::Database) -> bool {
+        let config::Database { place, session, lookup, servers, shards } = &self.settings;
+        let service = |o: &backend::Options| (o.service_user.clone(), o.service_password.clone());
+        *place == settings.place
+            && *lookup == settings.lookup
+            && *shards == settings.shards
+            && session.plan_cache == settings.session.plan_cache
+            && service(servers) == service(&settings.servers)
+    }
+
     fn take_over(&self, map: &Arc<ShardMap>) -> Result<()> {
         for life in &self.lives {
             let (Some(database), Some(directories)) = (life.database.upgrade(), life.directories.upgrade())

@@ -293,7 +293,7 @@ async fn ask(
     settings: &Settings,
     shard: crate::shards::ShardId,
 ) -> Result<Baseline> {
-    let deadline = Instant::now() + database.options.checkout_timeout;
+    let deadline = Instant::now() + database.options().checkout_timeout;
     let pool = database.backends.pool(&PoolKey { shard, user: user.clone() })?;
     let mut lease = pool.acquire(deadline).await?;
     let timeout = deadline.saturating_duration_since(Instant::now());

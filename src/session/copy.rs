@@ -57,7 +57,7 @@ pub(super) fn begin(
 ) {
     let encodings = s.reading.encodings;
     let (client, server) = (encodings.client.name(), encodings.server.name());
-    let row_limit = usize::try_from(s.database.options.copy_row_limit.0).unwrap_or(usize::MAX);
+    let row_limit = usize::try_from(s.database.options().copy_row_limit.0).unwrap_or(usize::MAX);
     match Rows::new(plan.clone(), snapshot.clone(), client, server, row_limit) {
         Ok(rows) => {
             s.copying = Some(Box::new(Copying { rows, held: BytesMut::new(), begun: false, extended }));

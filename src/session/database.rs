@@ -10,7 +10,7 @@ use crate::session::baseline::Baselines;
 use crate::session::statements::Statements;
 use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
 use crate::wire::values::KeyValue;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,8 @@ pub struct Database {
     pub snapshot: ArcSwap<Snapshot>,
     pub planner: Planner,
     pub backends: Arc<Backends>,
-    pub options: Options,
+    /// as of the last reload
+    options: ArcSwap<Options>,
     /// what servers report to sessions that begin
     pub baselines: Baselines,
     /// names of prepared statements
@@ -77,7 +78,7 @@ impl Database {
             snapshot: ArcSwap::from_pointee(Snapshot { map, catalog: Arc::new(Catalog::default()) }),
             planner: Planner::new(options.plan_cache),
             backends,
-            options,
+            options: ArcSwap::from_pointee(options),
             baselines: Baselines::default(),
             statements: Statements::default(),
             lookup: Lookup::new(lookup),
@@ -85,6 +86,17 @@ impl Database {
             wanted: watch::Sender::new(0),
             read: watch::Sender::new(0),
         }
+    }
+
+    /// The settings, as of the last reload.
+    #[inline]
+    pub fn options(&self) -> Guard<Arc<Options>> {
+        self.options.load()
+    }
+
+    /// Takes other settings over, in place. The number of plans that are kept does not change.
+    pub fn change(&self, options: Options) {
+        self.options.store(Arc::new(options));
     }
 
     /// Fetches a directory entry into its keyspace's cache.
@@ -121,7 +133,8 @@ impl Database {
         });
         let mut read = self.read.subscribe();
         let caught_up = read.wait_for(|n| *n >= request);
-        let _ = tokio::time::timeout(self.options.schema_timeout, caught_up).await;
+        let patience = self.options().schema_timeout;
+        let _ = tokio::time::timeout(patience, caught_up).await;
     }
 
     /// For whoever reads catalogs: the requests so far; changes when there is a new one.

@@ -137,7 +137,7 @@ pub async fn serve(
     backend::backend_key_data(client.put(), entry.pid, entry.secret());
     backend::ready_for_query(client.put(), b'I');
     let pid = entry.pid;
-    let largest = usize::try_from(database.options.max_message.0).unwrap_or(usize::MAX);
+    let largest = usize::try_from(database.options().max_message.0).unwrap_or(usize::MAX);
     let running = Arc::new(Watch::new(entry.clone(), database.backends.clone()));
     let server_encoding = database.backends.server_encoding();
     let reading_of = Grounds { settings: 0, reports: client.reports(), reported: true, server_encoding };
@@ -524,7 +524,7 @@ impl Session {
             return Err(aborted().into());
         }
         self.txn.admit(shard, how.writes, how.reads, |s| snapshot.map.shard(s).name.to_string())?;
-        let deadline = Instant::now() + self.database.options.checkout_timeout;
+        let deadline = Instant::now() + self.database.options().checkout_timeout;
         self.txn.lease(shard, deadline).await?;
         if let Err(e) = self.know_ids(shard, snapshot).await {
             self.txn.release(shard);

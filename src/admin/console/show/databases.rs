@@ -27,6 +27,7 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
     for host in proxy.databases() {
         let map = &host.snapshot.map;
         let node = map.shard(map.default_shard).nodes.first();
+        let options = host.backends.options();
         let links: usize = host.pools().iter().map(|p| p.used + p.idle).sum();
         table.row([
             (&host.name).into(),
@@ -34,9 +35,9 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
             node.map(|n| i64::from(n.port)).into(),
             node.map(|n| n.database.to_string()).into(),
             Cell::Null,
-            host.backends.options().pool_size.into(),
-            0i64.into(),
-            0i64.into(),
+            options.pool_size.into(),
+            options.min_pool_size.into(),
+            options.reserve_pool_size.into(),
             "transaction".into(),
             0i64.into(),
             links.into(),
