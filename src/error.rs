@@ -47,6 +47,8 @@ impl SqlState {
     pub const ADMIN_SHUTDOWN: SqlState = SqlState(*b"57P01");
     pub const CRASH_SHUTDOWN: SqlState = SqlState(*b"57P02");
     pub const CANNOT_CONNECT_NOW: SqlState = SqlState(*b"57P03");
+    pub const IDLE_SESSION_TIMEOUT: SqlState = SqlState(*b"57P05");
+    pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: SqlState = SqlState(*b"25P03");
     pub const CONFIG_FILE_ERROR: SqlState = SqlState(*b"F0000");
     pub const INTERNAL_ERROR: SqlState = SqlState(*b"XX000");
 

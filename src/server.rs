@@ -422,6 +422,8 @@ impl House {
             deadline: new.server.startup_timeout,
         }));
         self.config.store(Arc::new(new));
+        // Silent sessions look at their limits.
+        self.shutdown.send_modify(|_| {});
         Ok(())
     }
 

@@ -378,3 +378,76 @@ async fn psql_and_its_habits() {
     assert_eq!(psql(&["-c", "bogus"]).1.trim(), "ERROR:  invalid command 'bogus', use SHOW HELP;");
     assert_eq!(psql(&["-c", "SET client_encoding TO 'UTF8'; SHOW VERSION", "-c", ""]).1, "");
 }
+
+/// Sessions that began before a change follow it.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_database_change_under_its_sessions() {
+    let h = Harness::start(Setup {
+        config: OPERATORS,
+        settings: &["database.app.checkout_timeout=500ms"],
+        ..Setup::default()
+    })
+    .await;
+    let console = console(&h).await;
+    let (busy, other) = (h.client().await, h.client().await);
+    other.simple_query("SELECT * FROM plain").await.unwrap();
+    console.simple_query("SET pool_size = 1").await.unwrap();
+    busy.batch_execute("BEGIN; INSERT INTO plain VALUES (1, 'x')").await.unwrap();
+    let full = other.simple_query("SELECT * FROM plain").await.unwrap_err();
+    assert_eq!(code(&full), "53300", "{full:?}");
+    console.simple_query("SET database.app.reserve_pool_size = 7").await.unwrap();
+    let databases = show(&console, "DATABASES").await;
+    assert_eq!((cell(&databases[0], "pool_size"), cell(&databases[0], "reserve_pool")), ("20", "7"));
+    other.simple_query("SELECT * FROM plain").await.unwrap();
+    busy.batch_execute("COMMIT").await.unwrap();
+    // a file that is wrong changes nothing
+    let wrong = "SET database.app.tls_ca = '/nonexistent/ca.pem'";
+    assert_eq!(code(&console.simple_query(wrong).await.unwrap_err()), "F0000");
+    assert_eq!(cell(&show(&console, "DATABASES").await[0], "reserve_pool"), "7");
+    busy.simple_query("SELECT 1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_too_long_is_stopped() {
+    let h = Harness::start(Setup {
+        config: OPERATORS,
+        settings: &["database.app.query_timeout=700ms"],
+        ..Setup::default()
+    })
+    .await;
+    let console = console(&h).await;
+    let client = h.client().await;
+    let began = Instant::now();
+    let canceled = client.simple_query("SELECT pg_sleep(60)").await.unwrap_err();
+    assert_eq!(code(&canceled), "57014", "{canceled:?}");
+    assert!(began.elapsed() < PATIENCE);
+    // the session goes on, and the next statement has its own time
+    client.simple_query("SELECT pg_sleep(0.4)").await.unwrap();
+    client.simple_query("SELECT pg_sleep(0.4)").await.unwrap();
+    client.batch_execute("BEGIN; INSERT INTO plain VALUES (1, 'x')").await.unwrap();
+    assert_eq!(code(&client.query("SELECT pg_sleep(60)", &[]).await.unwrap_err()), "57014");
+    assert_eq!(code(&client.simple_query("SELECT 1").await.unwrap_err()), "25P02");
+    client.batch_execute("ROLLBACK").await.unwrap();
+
+    // The settings reach sessions that are there. A session in a block is not idle outside one.
+    let mut quiet = harness::wire::Wire::connect(&h.url(), &[]).unwrap();
+    let mut held = harness::wire::Wire::connect(&h.url(), &[]).unwrap();
+    held.q("BEGIN; INSERT INTO plain VALUES (2, 'x')").hear(1);
+    console.simple_query("SET client_idle_timeout = '300ms'").await.unwrap();
+    let told = quiet.hear(1).join("\n");
+    assert!(told.contains("57P05 terminating connection due to idle-session timeout"), "{told}");
+    console.simple_query("SET idle_transaction_timeout = '300ms'").await.unwrap();
+    let told = held.hear(1).join("\n");
+    assert!(told.contains("25P03 terminating connection due to idle-in-transaction timeout"), "{told}");
+    until("the transaction is rolled back", async || {
+        h.cluster
+            .ask(0, "SELECT count(*) FROM pg_locks WHERE relation = 'plain'::regclass")
+            .await
+            .unwrap()
+            .as_deref()
+            == Some("0")
+    })
+    .await;
+    console.simple_query("RELOAD").await.unwrap();
+    assert!(!console.is_closed());
+}

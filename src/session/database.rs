@@ -45,6 +45,13 @@ crate::options! {
     pub struct Options {
         /// how long a statement waits for a link to a server before it fails with 53300
         checkout_timeout: Duration = Duration::from_secs(5),
+        /// a client that has sent nothing for so long, outside a transaction, is disconnected with 57P05; 0: never
+        client_idle_timeout: Duration = Duration::ZERO,
+        /// the same inside a transaction, with 25P03; what it did is rolled back
+        idle_transaction_timeout: Duration = Duration::ZERO,
+        /// what servers do for one request of a client is canceled after so long, with 57014; 0: never. Time in the queue for
+        /// a link does not count, that is `checkout_timeout`
+        query_timeout: Duration = Duration::ZERO,
         /// after DDL: how long a session waits until the changed schema has been read
         schema_timeout: Duration = Duration::from_secs(5),
         /// largest message of a client (a statement, or the values of one) that is taken, at most 1GiB; longer ones end

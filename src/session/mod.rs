@@ -33,6 +33,7 @@ pub mod auth;
 mod baseline;
 pub mod certificate;
 mod client;
+mod clock;
 mod control;
 mod copy;
 pub mod database;

@@ -5,6 +5,7 @@ use crate::exec::{Run, Sink};
 use crate::plan::{Encodings, Reading, Route, Snapshot};
 use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
+use crate::session::clock::{Clock, Phase};
 use crate::session::database::Database;
 use crate::session::extended::Extended;
 use crate::session::registry::{Entry, Registration, Watch};
@@ -19,7 +20,7 @@ use crate::wire::{backend, frontend};
 use bytes::Buf;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -64,6 +65,7 @@ pub struct Session {
     /// something was sent whose outcome decides what the next message means
     pub(super) barrier: bool,
     turn: Turn,
+    clock: Clock,
     limits: Limits,
 }
 
@@ -162,6 +164,7 @@ pub async fn serve(
         copying: None,
         barrier: false,
         turn: Turn::default(),
+        clock: Clock::default(),
         limits: Limits::CLIENT.with_largest(largest),
         user,
         database,
@@ -263,6 +266,9 @@ impl Session {
             return copy::discard(self).await;
         }
         let len = header.len;
+        if self.run.is_idle() {
+            self.clock.restart();
+        }
         self.turn.message(tag, self.txn.in_block(), &self.entry);
         let done = match tag {
             // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server
@@ -296,6 +302,35 @@ impl Session {
     }
 
     fn poll_drive(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<(), Gone>> {
+        loop {
+            ready!(self.clock.poll_canceled(cx));
+            let driven = self.poll_moves(cx, until);
+            if driven.is_ready() {
+                return driven;
+            }
+            let phase = self.phase(cx, until)?;
+            ready!(self.clock.poll(cx, phase, &self.database.options()));
+            match phase.end() {
+                Some(error) => return Poll::Ready(Err(Gone::Fatal(error))),
+                None => self.clock.cancel(&self.entry, self.database.backends.clone()),
+            }
+        }
+    }
+
+    /// Whose turn it is.
+    fn phase(&mut self, cx: &mut Context<'_>, until: Until) -> Result<Phase, Gone> {
+        if !self.run.is_idle() {
+            return Ok(Phase::Running);
+        }
+        // A client that has not read its answer yet is not silent.
+        let told = self.client.poll_flush(cx)?.is_ready();
+        if !told || until != Until::Message || self.run.copy_in.is_some() || !self.extended.is_quiet() {
+            return Ok(Phase::Other);
+        }
+        Ok(if self.txn.in_block() { Phase::IdleInTransaction } else { Phase::Idle })
+    }
+
+    fn poll_moves(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<(), Gone>> {
         loop {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
             if self.turn.is_on() && self.run.is_idle() && self.run.copy_in.is_none() {
@@ -358,6 +393,7 @@ impl Session {
     pub(super) async fn more_input(&mut self) -> Result<(), Gone> {
         let had = self.client.input.len();
         poll_fn(|cx| {
+            ready!(self.clock.poll_canceled(cx));
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
             if self.client.input.len() > had {
                 return Poll::Ready(Ok(()));

@@ -1,0 +1,113 @@
+//! How long a client may be silent, and how long a statement may take.
+//!
+//! One alarm for each session, set only while a limit holds: sessions without limits have none. It is looked at when the session
+//! has nothing else to do, so it costs statements nothing.
+
+use crate::backend::pool::Backends;
+use crate::error::{Error, SqlState};
+use crate::session::database::Options;
+use crate::session::registry::Entry;
+use futures_util::future::BoxFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// What a session is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Phase {
+    /// nothing that has a limit
+    #[default]
+    Other,
+    /// outside a transaction; the client's turn
+    Idle,
+    /// inside one
+    IdleInTransaction,
+    /// a server's turn
+    Running,
+}
+
+impl Phase {
+    fn limit(self, options: &Options) -> Duration {
+        match self {
+            Phase::Other => Duration::ZERO,
+            Phase::Idle => options.client_idle_timeout,
+            Phase::IdleInTransaction => options.idle_transaction_timeout,
+            Phase::Running => options.query_timeout,
+        }
+    }
+
+    /// How a session ends that has been silent for too long. `None`: it does not.
+    pub(super) fn end(self) -> Option<Error> {
+        let (sqlstate, message, key) = match self {
+            Phase::Other | Phase::Running => return None,
+            Phase::Idle => (
+                SqlState::IDLE_SESSION_TIMEOUT,
+                "terminating connection due to idle-session timeout",
+                "client_idle_timeout",
+            ),
+            Phase::IdleInTransaction => (
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+                "idle_transaction_timeout",
+            ),
+        };
+        let hint = format!("The limit is {key} of the database in pgweir's configuration.");
+        Some(Error::limit(sqlstate, message).hint(hint).fatal())
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Clock {
+    phase: Phase,
+    /// of the phase; a reload can change it
+    limit: Duration,
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// it rang in this phase
+    rang: bool,
+    canceling: Option<BoxFuture<'static, ()>>,
+}
+
+impl Clock {
+    /// A request comes after which time counts anew.
+    pub(super) fn restart(&mut self) {
+        self.phase = Phase::Other;
+    }
+
+    /// Ready once, when the phase has lasted for longer than it may.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, phase: Phase, options: &Options) -> Poll<()> {
+        let limit = phase.limit(options);
+        if phase != self.phase || limit != self.limit {
+            (self.phase, self.limit, self.alarm, self.rang) = (phase, limit, None, false);
+        }
+        if limit.is_zero() || self.rang {
+            self.alarm = None;
+            return Poll::Pending;
+        }
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let rings = alarm.as_mut().poll(cx);
+        self.rang = rings.is_ready();
+        rings
+    }
+
+    /// Cancels what runs for the session.
+    pub(super) fn cancel(&mut self, entry: &Entry, backends: Arc<Backends>) {
+        let running = entry.running();
+        self.canceling = Some(Box::pin(async move {
+            for target in running {
+                backends.cancel(&target).await;
+            }
+        }));
+    }
+
+    /// Ready when no cancel request is on its way. Until then the session takes no answer in, so that it keeps its links: the
+    /// request cannot meet the statement of another.
+    pub(super) fn poll_canceled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(canceling) = &mut self.canceling {
+            std::task::ready!(canceling.as_mut().poll(cx));
+            self.canceling = None;
+        }
+        Poll::Ready(())
+    }
+}
