@@ -404,6 +404,7 @@ fn table(name: &str, k: u32, view_definition: Option<String>) -> Table {
         columns: vec![column("k", k), column("j", oid::INT8), column("s", oid::TEXT)],
         primary_key: None,
         unique: Vec::new(),
+        conditional: Vec::new(),
         parents: Vec::new(),
         children: Vec::new(),
         view_definition: view_definition.map(Into::into),

@@ -171,6 +171,7 @@ fn tables(
             columns: Vec::new(),
             primary_key: None,
             unique: Vec::new(),
+            conditional: Vec::new(),
             parents: Vec::new(),
             children: Vec::new(),
             view_definition: definition.map(Arc::from),
@@ -200,8 +201,15 @@ fn tables(
         });
     }
     for row in keys {
-        let [oid, primary, count, attnums] = row.cells()?;
+        let [oid, primary, count, attnums, whole] = row.cells()?;
         let Some(table) = tables.get_mut(&number(oid)?) else { continue };
+        if text(whole)? != "t" {
+            // An expression's number is 0, which no column has.
+            let column = |attnum: &str| places.get(&(table.oid, attnum.parse().ok()?)).copied();
+            let columns = text(attnums)?.split(' ').take(number(count)?).filter_map(column).collect();
+            table.conditional.push(columns);
+            continue;
+        }
         // Columns that are only included come last, and do not make a row unique.
         let key: Option<Vec<usize>> = text(attnums)?
             .split(' ')

@@ -65,10 +65,11 @@ where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v', 'm', 
     and c.relpersistence <> 't'
 order by a.attrelid, a.attnum;
 
--- unique keys that hold for every row
-select i.indrelid, i.indisprimary, i.indnkeyatts, i.indkey::text
+-- unique keys, and whether they hold for every row; of exclusion constraints no column counts
+select i.indrelid, i.indisprimary, case when i.indisexclusion then 0 else i.indnkeyatts end, i.indkey::text,
+    i.indisvalid and not i.indisexclusion and i.indpred is null and i.indexprs is null
 from pg_catalog.pg_index i
-where i.indisunique and i.indisvalid and not i.indisexclusion and i.indpred is null and i.indexprs is null
+where i.indisunique or i.indisexclusion
 order by i.indrelid, i.indexrelid;
 
 -- children and parents; those of indexes are left out when read

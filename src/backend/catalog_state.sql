@@ -20,7 +20,7 @@ select pg_catalog.concat_ws('/',
     (select pg_catalog.sum(pg_catalog.hash_record_extended(
             row(i.indexrelid, i.indrelid, i.indkey::text, i.indisprimary, i.indisvalid, i.indnkeyatts), 0))
         from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
-        where i.indisunique and i.indexrelid >= 16384 and c.relpersistence <> 't'),
+        where (i.indisunique or i.indisexclusion) and i.indexrelid >= 16384 and c.relpersistence <> 't'),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(i.inhrelid, i.inhparent, i.inhseqno), 0))
         from pg_catalog.pg_inherits i),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(p.oid, p.xmin::text), 0)) from pg_catalog.pg_proc p),

@@ -80,6 +80,9 @@ pub struct Table {
     pub primary_key: Option<Vec<usize>>,
     /// unique indexes and constraints without a predicate or expression, the primary key included
     pub unique: Vec<Vec<usize>>,
+    /// unique indexes with a predicate or expression: the columns that two rows must at least share to be in each
+    /// other's way; of exclusion constraints none
+    pub conditional: Vec<Vec<usize>>,
     /// direct parents: of a partition, or by INHERITS
     pub parents: Vec<QualifiedName>,
     /// direct children, likewise

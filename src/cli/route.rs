@@ -279,6 +279,7 @@ fn table(name: QualifiedName, index: u32, columns: Vec<Column>) -> Table {
         columns,
         primary_key: None,
         unique: Vec::new(),
+        conditional: Vec::new(),
         parents: Vec::new(),
         children: Vec::new(),
         view_definition: None,

@@ -452,7 +452,10 @@ fn conflicts_elsewhere(occurrence: &Occurrence, key: &[KeyColumn]) -> bool {
     match &occurrence.conflict {
         Conflict::None => false,
         Conflict::Columns(columns) => !has_key(columns),
-        Conflict::Any => !occurrence.table.unique.iter().all(|unique| has_key(unique)),
+        Conflict::Any => {
+            let table = &occurrence.table;
+            !table.unique.iter().chain(&table.conditional).all(|unique| has_key(unique))
+        }
     }
 }
 

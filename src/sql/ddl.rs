@@ -220,6 +220,7 @@ fn empty(name: QualifiedName, oid: u32) -> Table {
         columns: Vec::new(),
         primary_key: None,
         unique: Vec::new(),
+        conditional: Vec::new(),
         parents: Vec::new(),
         children: Vec::new(),
         view_definition: None,
@@ -300,6 +301,7 @@ fn inherit(table: &mut Table, parent: &QualifiedName, catalog: &mut Catalog) -> 
     if of.kind == TableKind::Partitioned {
         table.primary_key = of.primary_key.clone();
         table.unique = of.unique.clone();
+        table.conditional = of.conditional.clone();
     }
     table.parents.push(parent.clone());
     let child = table.name.clone();
@@ -703,9 +705,20 @@ fn create_index(c: &mut Cursor<'_>, catalog: &mut Catalog, unique: bool) -> Opti
     if c.take("using") {
         c.name();
     }
-    let names = c.names()?;
+    let Some(names) = c.names() else {
+        // expressions
+        if unique {
+            edit(catalog, &name, |table| table.conditional.push(vec![]))?;
+        }
+        return Some(());
+    };
     let partial = c.tokens[c.at..].iter().any(|t| t.is_word(c.text, "where"));
-    if unique && !partial {
+    if unique && partial {
+        edit(catalog, &name, |table| {
+            let columns = names.iter().filter_map(|name| table.column(name)).collect();
+            table.conditional.push(columns);
+        })?;
+    } else if unique {
         edit(catalog, &name, |table| key(table, &names, false))?;
     }
     Some(())

@@ -331,12 +331,14 @@ impl Txn {
         let sets = self.journal.sets_anything();
         let list = self.settings.list().clone();
         if let Some(p) = self.participant(shard) {
+            let doubt = p.injected || p.told > 0 || p.replaced;
             p.began = chain;
             p.injected = false;
+            p.replaced = false;
             p.reads = false;
             p.told = 0;
             p.brought = 0;
-            p.link().applied = if sets { None } else { Some(list) };
+            p.link().applied = if sets || doubt { None } else { Some(list) };
         }
     }
     /// DISCARD ALL: settings as at the start, and links that held state of the session are let go.
@@ -641,8 +643,9 @@ impl Txn {
                 continue;
             }
             let link: &mut Link = &mut p.lease;
-            // A rollback leaves what it had before, which is what the session had.
-            let known = if committed { p.began || p.told == entries } else { !p.replaced };
+            // A rollback leaves what the link had before, which is what the session had, unless it was brought to that
+            // in the same flight: then an error may have kept it from that.
+            let known = entries == 0 && !p.replaced && (committed || !p.injected);
             link.applied = known.then(|| self.settings.list().clone());
             p.injected = false;
             p.replaced = false;
@@ -674,11 +677,9 @@ impl Txn {
         match (&self.block, status) {
             (Block::None, b'I') => {
                 if p.injected || p.told > 0 || refused {
-                    p.lease.applied = match failed {
-                        _ if refused => None,
-                        true => (!p.replaced).then(|| self.settings.list().clone()),
-                        false => (p.told == entries).then(|| lasting.list().clone()),
-                    };
+                    // What failed may have stood in front of what was injected: then the server passed over it.
+                    let known = !refused && !failed && entries == 0 && p.told == 0;
+                    p.lease.applied = known.then(|| lasting.list().clone());
                     p.injected = false;
                     p.replaced = false;
                     p.told = 0;

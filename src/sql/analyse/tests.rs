@@ -29,6 +29,7 @@ pub(super) fn table(schema: &str, name: &str, columns: &[(&str, u32)]) -> Table 
         columns: columns.iter().map(|(n, t)| column(n, *t)).collect(),
         primary_key: None,
         unique: Vec::new(),
+        conditional: Vec::new(),
         parents: Vec::new(),
         children: Vec::new(),
         view_definition: None,
