@@ -646,6 +646,7 @@ impl Txn {
             // A rollback leaves what the link had before, which is what the session had, unless it was brought to that
             // in the same flight: then an error may have kept it from that.
             let known = entries == 0 && !p.replaced && (committed || !p.injected);
+            let known = known && (committed || link.applied.is_some());
             link.applied = known.then(|| self.settings.list().clone());
             p.injected = false;
             p.replaced = false;
