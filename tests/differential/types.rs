@@ -347,7 +347,7 @@ pub const TYPES: &[Type] = &[
             "'{a0eebc99-9c0b4ef8-bb6d6bb9-bd380a11'",
             "'a0eebc99'",
             "''",
-            "gen_random_uuid()",
+            "md5('a')::uuid",
             "5",
         ],
     },
