@@ -455,7 +455,7 @@ impl Pool {
         }
         for _ in 0..wanted {
             state.connecting += 1;
-            let attempt = Attempt { pool: self.clone(), counted: true };
+            let attempt = Attempt { pool: self.clone(), counted: false };
             let after = state.not_before;
             self.runtime.spawn(attempt.run(after));
         }
@@ -645,6 +645,8 @@ struct Attempt {
 
 impl Attempt {
     async fn run(mut self, after: Option<Instant>) {
+        // Not before: a runtime that shuts down drops it inside `spawn`, under the lock that the count is behind.
+        self.counted = true;
         if let Some(instant) = after {
             tokio::time::sleep_until(instant.into()).await;
             let pool_floor = self.pool.floor();
