@@ -184,8 +184,9 @@ impl<'a> Twins<'a> {
         }
         let status = got.last().and_then(|l| l.bytes().last()).unwrap_or(b'?');
         if status == b'I' {
-            let last = self.history.last().cloned().unwrap_or_default();
-            assert_eq!(self.proxy.parameters, self.oracle.parameters, "session {}: {last}", self.number);
+            let from = self.history.len().saturating_sub(14);
+            let last = self.history[from..].join("\n");
+            assert_eq!(self.proxy.parameters, self.oracle.parameters, "session {}:\n{last}\n", self.number);
         }
         status
     }

@@ -87,11 +87,27 @@ impl Journal {
 
     fn fold(&self, base: &Settings, with_local: bool) -> Settings {
         let mut out = base.clone();
+        // RESET ALL leaves alone what is not set (guc.c, ResetAllOptions), and after SET LOCAL ... TO DEFAULT it looks so: at
+        // the end of the transaction the setting is again what it was before.
+        let mut hidden: Vec<&str> = Vec::new();
         for e in &self.entries {
             match e {
-                Entry::Set { local: true, .. } if !with_local => {}
-                Entry::Set { name, statement, .. } => out.set(name, statement.as_deref()),
-                Entry::ResetAll => out.reset_all(),
+                Entry::Set { name, statement, local } => {
+                    hidden.retain(|n| **n != **name);
+                    if *local && base.is_default(name, statement.as_deref()) {
+                        hidden.push(name);
+                    }
+                    if !*local || with_local {
+                        out.set(name, statement.as_deref());
+                    }
+                }
+                Entry::ResetAll => {
+                    let before = out.clone();
+                    out.reset_all();
+                    if !with_local {
+                        hidden.iter().for_each(|name| out.set(name, before.statement(name)));
+                    }
+                }
                 Entry::Savepoint(_) | Entry::Characteristics(_) => {}
             }
         }
@@ -106,6 +122,26 @@ fn quoted_savepoint(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reset_all_leaves_alone_what_looks_as_if_it_were_not_set() {
+        let mut base = Settings::default();
+        base.set("timezone", Some("SET timezone TO 'America/Lima'"));
+        base.set("work_mem", Some("SET work_mem TO '8MB'"));
+        let mut journal = Journal::default();
+        journal.push(Entry::Set { name: "timezone".into(), statement: None, local: true });
+        journal.push(Entry::ResetAll);
+        let after = journal.lasting(&base);
+        assert_eq!(after.statement("timezone"), Some("SET timezone TO 'America/Lima'"));
+        assert_eq!(after.statement("work_mem"), None);
+        assert_eq!(journal.over(&base).statement("timezone"), None);
+        // set once more, it is reset
+        let mut journal = Journal::default();
+        journal.push(Entry::Set { name: "timezone".into(), statement: None, local: true });
+        journal.push(set("timezone", "UTC"));
+        journal.push(Entry::ResetAll);
+        assert_eq!(journal.lasting(&base).statement("timezone"), None);
+    }
 
     fn set(name: &str, to: &str) -> Entry {
         Entry::Set { name: name.into(), statement: Some(format!("SET {name} TO {to}").into()), local: false }

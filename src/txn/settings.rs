@@ -85,6 +85,12 @@ impl Settings {
             _ => None,
         }
     }
+    /// Whether a SET LOCAL goes back to what holds when nothing is set: the server's default, or the start-up packet's value.
+    pub fn is_default(&self, name: &str, statement: Option<&str>) -> bool {
+        let Some(statement) = statement else { return true };
+        let bare = |s: &str| s.strip_prefix("SET LOCAL ").or(s.strip_prefix("SET ")).map(str::to_owned);
+        self.start_statement(name).is_some_and(|start| bare(start) == bare(statement))
+    }
     /// RESET ALL as a server session needs to hear it, which knows nothing of the start-up packet.
     pub fn reset_all_statements(&self) -> Vec<String> {
         let start = self.start.iter().filter(|(n, _)| !survives_reset_all(n)).map(|(_, s)| s.to_string());
