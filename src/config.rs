@@ -48,6 +48,8 @@ crate::options! {
         backlog: u32 = 1024,
         /// sessions at once; more are refused with 53300
         max_clients: usize = 10_000,
+        /// sessions at once from one address; 0: no limit. Unix sockets are not concerned
+        max_clients_per_address: usize = 0,
         /// clients that have not logged in, at once; more are closed without an answer
         max_startups: usize = 1_000,
         /// from accept to a finished login

@@ -1,3 +1,4 @@
 //! Permits, token buckets and shedding. Time is passed in.
 
+pub mod crowd;
 pub mod failures;

@@ -30,13 +30,14 @@ use crate::session::auth::rules::Rules;
 use crate::session::auth::{self, Mock, Users};
 use crate::session::database::Database;
 use crate::session::registry::{Registry, Who};
-use crate::session::startup::{self, Arrival, Door, Operators};
+use crate::session::startup::{self, Allowances, Arrival, Door, Operators};
 use crate::session::{Greeted, Shutdown, run, tls};
 use crate::wire::startup::PROTOCOL_3_0;
 use arc_swap::ArcSwap;
 use databases::{Accepted, Hosted};
 use futures_util::future::join_all;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
@@ -204,6 +205,8 @@ impl Server {
             admission: Arc::new(Semaphore::new(config.server.max_clients.min(Semaphore::MAX_PERMITS))),
             console: Arc::new(Semaphore::new(CONSOLE_SESSIONS)),
             operators: operators(&config),
+            crowd: Arc::default(),
+            allowances: allowances(&config),
             deadline: config.server.startup_timeout,
         };
         let (asked, ending) = mpsc::channel(1);
@@ -398,7 +401,7 @@ impl House {
         };
         let (tls, maps) = read_files(&new, &self.hosted)?;
         let rules = rules(&new)?;
-        let credentials_changed = old.users != new.users || old.user_shards != new.user_shards;
+        let credentials_changed = logins(&old) != logins(&new) || old.user_shards != new.user_shards;
         let (databases, _) = self.hosted.adopt(maps, &new, credentials_changed)?;
         let door = self.door.load();
         let (admission, console) = (door.admission.clone(), door.console.clone());
@@ -419,6 +422,8 @@ impl House {
             admission,
             console,
             operators: operators(&new),
+            crowd: door.crowd.clone(),
+            allowances: allowances(&new),
             deadline: new.server.startup_timeout,
         }));
         self.config.store(Arc::new(new));
@@ -581,6 +586,20 @@ fn who(greeted: &Greeted, database: &Database) -> Who {
         tls: greeted.stream.is_tls(),
         since: std::time::SystemTime::now(),
     }
+}
+
+fn allowances(config: &Config) -> Arc<Allowances> {
+    let limited = config.users.iter().filter(|(_, user)| user.max_clients > 0);
+    let users = limited.map(|(name, user)| (name.clone(), user.max_clients)).collect();
+    Arc::new(Allowances { per_address: config.server.max_clients_per_address, users })
+}
+
+/// What of the users decides who they are on servers.
+fn logins(config: &Config) -> BTreeMap<String, auth::UserOptions> {
+    let plain = |(name, user): (&String, &auth::UserOptions)| {
+        (name.clone(), auth::UserOptions { max_clients: 0, ..user.clone() })
+    };
+    config.users.iter().map(plain).collect()
 }
 
 fn operators(config: &Config) -> Arc<Operators> {

@@ -457,3 +457,38 @@ async fn who_takes_too_long_is_stopped() {
     console.simple_query("RELOAD").await.unwrap();
     assert!(!console.is_closed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_and_addresses_have_their_share_of_sessions() {
+    let config = "[[user]]\nname = \"few\"\npassword = \"few\"\nserver_user = \"app\"\nserver_password = \"app\"\nmax_clients = 2\n";
+    let h = Harness::start(Setup {
+        config: &format!("{config}{OPERATORS}"),
+        settings: &["server.max_clients_per_address=4"],
+        ..Setup::default()
+    })
+    .await;
+    let console = console(&h).await;
+    let few = h.url().replacen(&format!("{}:{}@", h.cluster.app.user, h.cluster.app.password), "few:few@", 1);
+    assert!(few.contains("few:few@"), "{few}");
+    let (first, _second) = (connect(&few).await.unwrap(), connect(&few).await.unwrap());
+    let refused = connect(&few).await.unwrap_err();
+    assert_eq!(code(&refused), "53300");
+    assert!(format!("{refused:?}").contains("too many connections for role \\\"few\\\""), "{refused:?}");
+    // another user has places left, until the address has none
+    let (_third, fourth) = (h.client().await, h.client().await);
+    let refused = connect(&h.url()).await.unwrap_err();
+    assert_eq!(code(&refused), "53300");
+    assert!(format!("{refused:?}").contains("too many connections from address 127.0.0.1"), "{refused:?}");
+    // whoever leaves makes room
+    drop(first);
+    until("few has a place again", async || connect(&few).await.is_ok()).await;
+    drop(fourth);
+    until("the address has a place again", async || connect(&h.url()).await.is_ok()).await;
+    // operators are not counted, and a limit can be lifted
+    console.simple_query("SET max_clients_per_address = 0").await.unwrap();
+    let mut more = Vec::new();
+    for _ in 0..6 {
+        more.push(h.client().await);
+    }
+    more[5].simple_query("SELECT 1").await.unwrap();
+}

@@ -12,6 +12,7 @@
 
 use crate::backend::stream::Stream;
 use crate::error::{Error, Result, SqlState};
+use crate::limits::crowd::{Crowd, Party, Place};
 use crate::limits::failures::Failures;
 use crate::session::auth::rules::{Origin, Rules};
 use crate::session::auth::{self, Users};
@@ -53,11 +54,30 @@ pub struct Door {
     pub databases: Arc<Databases>,
     /// one permit per session; closed when pgweir is stopping
     pub admission: Arc<Semaphore>,
+    /// sessions by user and address; kept over reloads
+    pub crowd: Arc<Crowd>,
+    pub allowances: Arc<Allowances>,
     /// one permit per session of the console, so that operators get in when nobody else does
     pub console: Arc<Semaphore>,
     /// who may use the console
     pub operators: Arc<Operators>,
     pub deadline: Duration,
+}
+
+/// How many sessions each may have at once; 0: no limit.
+#[derive(Debug, Clone, Default)]
+pub struct Allowances {
+    pub per_address: usize,
+    /// those of users that have one
+    pub users: HashMap<String, usize>,
+}
+
+/// A session's right to be there, for as long as it lives.
+#[derive(Debug)]
+pub struct Permit {
+    #[allow(dead_code, reason = "held")]
+    seat: OwnedSemaphorePermit,
+    places: Vec<Place>,
 }
 
 /// Names of users who may use the console.
@@ -80,13 +100,13 @@ pub enum Arrival {
     Session {
         greeted: Greeted,
         database: Arc<Database>,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     },
     Console {
         greeted: Greeted,
         /// `false`: may only look
         admin: bool,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     },
     Cancel {
         pid: i32,
@@ -413,15 +433,11 @@ impl Login {
 }
 
 /// Everything between the start-up packet and AuthenticationOk.
-async fn welcome(
-    channel: &mut Channel,
-    login: &Login,
-    door: &Door,
-) -> Result<(Room, OwnedSemaphorePermit), Stop> {
+async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(Room, Permit), Stop> {
     let console = CONSOLE.contains(&&*login.database) && !door.databases.contains_key(&login.database);
     let admission = if console { &door.console } else { &door.admission };
-    let permit = match admission.clone().try_acquire_owned() {
-        Ok(permit) => permit,
+    let seat = match admission.clone().try_acquire_owned() {
+        Ok(seat) => seat,
         Err(TryAcquireError::NoPermits) => {
             return Err(Error::limit(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
                 .hint("The limit is [server] max_clients of pgweir's configuration.")
@@ -432,6 +448,17 @@ async fn welcome(
             return Err(Error::limit(SqlState::CANNOT_CONNECT_NOW, message).retryable().into());
         }
     };
+    let mut permit = Permit { seat, places: vec![] };
+    if !console && let Some(address) = channel.stream.peer_address() {
+        let most = door.allowances.per_address;
+        let Some(place) = door.crowd.enter(Party::of_address(address), most) else {
+            let message = format!("too many connections from address {address}");
+            return Err(Error::limit(SqlState::TOO_MANY_CONNECTIONS, message)
+                .hint("The limit is [server] max_clients_per_address of pgweir's configuration.")
+                .into());
+        };
+        permit.places.push(place);
+    }
     if !login.negotiation.is_empty() {
         channel.output.extend_from_slice(&login.negotiation);
         channel.flush().await?;
@@ -472,6 +499,14 @@ async fn welcome(
             .retryable()
             .into());
     }
+    let most = door.allowances.users.get(&*login.user).copied().unwrap_or(0);
+    let Some(place) = door.crowd.enter(Party::User((&*login.user).into()), most) else {
+        let message = format!("too many connections for role \"{}\"", login.user);
+        return Err(Error::limit(SqlState::TOO_MANY_CONNECTIONS, message)
+            .hint("The limit is max_clients of the [[user]] in pgweir's configuration.")
+            .into());
+    };
+    permit.places.push(place);
     database.backends.learn(&login.user, proof);
     reply::authentication_ok(&mut channel.output);
     channel.flush().await?;

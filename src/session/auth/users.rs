@@ -19,6 +19,8 @@ crate::options! {
         server_user: Option<String> = None,
         /// the password towards servers, if it is another, or if `password` is not in clear text
         server_password: Option<Secret> = None,
+        /// sessions that the user may have at once, on all databases together; 0: as many as `[server]` admits
+        max_clients: usize = 0,
     }
 }
 
