@@ -73,6 +73,88 @@ async fn sessions_equal_those_of_one_postgres() {
     errors(&h, a);
 }
 
+/// Errors in a text are answers to its Parse, whether it is described, bound or only parsed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_text_is_refused_at_its_parse() {
+    let h = Harness::start(Setup::default()).await;
+    let wrong = [
+        "SELEC 1",
+        "SELECT nope FROM accounts WHERE id = 1",
+        "SELECT nope FROM accounts",
+        "SELECT nope FROM accounts, audit",
+        "SELECT id FROM accounts WHERE nope = $1",
+        "SELECT * FROM accounts a JOIN entries e ON e.nope = a.id ORDER BY 1",
+        "SELECT count(nope) FROM countries",
+        "SELECT nope FROM audit",
+        "SELECT * FROM no_such_table",
+        "SELECT no_such_function(id) FROM accounts",
+        "SELECT nope",
+        "SELECT 1 +",
+        "SELECT 'x'::no_such_type FROM accounts WHERE id = 1",
+        "INSERT INTO accounts (nope) VALUES (1)",
+        "INSERT INTO accounts (id, id) VALUES (1, 2)",
+        "INSERT INTO accounts VALUES (1, 2, 3, '2020-01-01', 5)",
+        "INSERT INTO accounts (id, owner) SELECT nope, owner FROM accounts",
+        "INSERT INTO accounts (owner) VALUES ('x') RETURNING nope",
+        "UPDATE accounts SET nope = 1",
+        "UPDATE accounts SET id = nope WHERE id = 1",
+        "UPDATE accounts SET balance = 1 WHERE nope",
+        "DELETE FROM accounts WHERE nope = 1",
+        "DELETE FROM accounts USING nope",
+        "MERGE INTO accounts USING entries ON nope = account_id WHEN MATCHED THEN DELETE",
+        "WITH x AS (SELECT nope FROM accounts) SELECT * FROM x",
+        "DECLARE c CURSOR FOR SELECT nope FROM accounts",
+        "COPY (SELECT nope FROM accounts) TO STDOUT",
+        "EXPLAIN SELECT nope FROM accounts",
+        "CREATE TABLE (",
+        "BEGIN ISOLATION LEVEL FOO",
+        "SET search_path = ",
+        "ROLLBACK TO",
+        "FETCH FROM",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM accounts WHERE id = $1 AND id = $3",
+        "SELECT $1",
+        "SELECT * FROM accounts WHERE id = 'x'",
+        "SELECT * FROM accounts WHERE owner = 1",
+        "SELECT * FROM accounts GROUP BY owner",
+    ];
+    let mut differences = Vec::new();
+    let mut proxy = Wire::connect(&h.url(), &[]).unwrap();
+    let mut oracle = Wire::connect(&h.oracle_url(), &[]).unwrap();
+    let mut compare = |what: &str, script: &dyn Fn(&mut Wire) -> Vec<String>| {
+        let (want, got) = (script(&mut oracle), script(&mut proxy));
+        if got != want {
+            differences.push(format!("{what}:\n  {}\n  {}", got.join(", "), want.join(", ")));
+        }
+    };
+    for sql in wrong {
+        for name in ["", "named"] {
+            compare(&format!("P S {sql}"), &|w| w.p(name, sql, &[]).s().hear(1));
+            compare(&format!("P H {sql}"), &|w| {
+                let mut t = w.p(name, sql, &[]).h().messages(1);
+                t.extend(w.s().hear(1));
+                t
+            });
+            compare(&format!("P D S {sql}"), &|w| {
+                let t = w.p(name, sql, &[]).ds(name).s().hear(1);
+                t.into_iter().filter(|l| l.starts_with("error") || l == "1").collect()
+            });
+            compare(&format!("P B E S {sql}"), &|w| {
+                let heard = w.p(name, sql, &[]).b("", name, &[]).e("", 0).s().hear(1);
+                heard.into_iter().take_while(|l| l == "1" || l.starts_with("error")).take(1).collect()
+            });
+            // behind a statement that is right, and in a block
+            compare(&format!("BEGIN P B E P B E S {sql}"), &|w| {
+                w.p("", "BEGIN", &[]).b("", "", &[]).e("", 0);
+                w.p("", "SELECT count(*) FROM accounts WHERE id = 2", &[]).b("", "", &[]).e("", 0);
+                let heard = w.p(name, sql, &[]).b("", name, &[]).s().q("ROLLBACK; DEALLOCATE ALL").hear(2);
+                heard.into_iter().take(8).collect()
+            });
+        }
+    }
+    assert!(differences.is_empty(), "first pgweir, then plain Postgres\n{}", differences.join("\n"));
+}
+
 /// The same over one shard: nothing is planned, everything passes.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_shard_passes_sessions_through() {
@@ -357,6 +439,13 @@ fn copying(h: &Harness, a: i64) {
         t.extend(w.messages(3));
         t.extend(w.copy("6\tsix\n").copy_done().s().hear(1));
         t.extend(ask(w, &format!("COPY (SELECT * FROM accounts WHERE id = {a}) TO STDOUT")));
+        t.extend(ask(w, &format!("COPY (SELECT 'b', $$c$$ FROM accounts WHERE id = {a}) TO STDOUT (FORMAT 'csv', HEADER 'on', NULL 'x')")));
+        t.extend(ask(
+            w,
+            &format!(
+                "COPY (SELECT id FROM accounts WHERE id = {a}) TO STDOUT WITH CSV QUOTE AS '\"' FORCE QUOTE *"
+            ),
+        ));
         t.extend(ask(w, "DELETE FROM audit"));
         t
     });

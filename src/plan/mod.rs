@@ -306,9 +306,9 @@ impl Template {
         (route, explanation)
     }
 
-    /// A shard that can describe the statement before its values are known. Refused only if no value can help, and no single
-    /// shard is sure to have all that it names: drivers prepare `SELECT ... LIMIT 1` only to learn the types of columns, so a
-    /// statement over sharded tables, which are alike on every shard, is refused when it is to run.
+    /// A shard that can describe the statement before its values are known, and say what is wrong with it. Refused only if no
+    /// single shard is sure to have all that it names: drivers prepare `SELECT ... LIMIT 1` only to learn the types of columns,
+    /// so a statement over sharded tables, which are alike on every shard, is refused when it is to run.
     ///
     /// Hints are the caller's to look at first: a hinted statement is described where it would run.
     pub fn describe_route(&self, snapshot: &Snapshot) -> Route {
@@ -323,9 +323,7 @@ impl Template {
             Goal::Tables(tables) => match &tables.refusal {
                 Some(error) => Route::Reject(error.clone()),
                 None if tables.copy_in.is_some() => default,
-                None if tables.always_spans() && !tables.pinned.is_empty() => {
-                    Route::Reject(route::spans_always(tables, &snapshot.map))
-                }
+                None if tables.pinned.len() > 1 => Route::Reject(route::spans_always(tables, &snapshot.map)),
                 None => match tables.pinned.single() {
                     Some(shard) => Route::Single(shard),
                     None if let (Some(home), true) = (tables.home, tables.sharded.is_empty()) => {

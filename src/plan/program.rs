@@ -357,15 +357,6 @@ impl Tables {
             && !self.catalogs
             && self.anywhere == NO_TABLE
     }
-
-    /// True when no value of any literal or parameter can make this a one-shard statement.
-    pub(super) fn always_spans(&self) -> bool {
-        self.pinned.len() > 1
-            || self.sharded.iter().any(|s| match &s.rows {
-                Rows::Where(node) => matches!(node, Node::All),
-                Rows::Inserted(rows) => rows.iter().any(|r| r.0.iter().any(Option::is_none)),
-            })
-    }
 }
 
 fn is_system(schema: &str) -> bool {

@@ -7,7 +7,7 @@ use super::{Reading, Snapshot, Statement, refuse};
 use crate::catalog::{QualifiedName, Table};
 use crate::error::Error;
 use crate::shards::ShardMap;
-use crate::sql::analyse::{self, NotUnderstood, Scope, analyse, analyse_from};
+use crate::sql::analyse::{self, NotUnderstood, Scope, analyse, analyse_part};
 use crate::sql::class::Class;
 use crate::sql::facts::{Access, Cond, Conflict, Facts, FunctionUse, Occurrence};
 use crate::sql::lex::{Kind, Lexer, Token};
@@ -27,15 +27,18 @@ pub(super) fn facts(
     let tree = || analyse(statement.text, statement.scan, statement.piece, &scope);
     match class {
         Class::Copy => match copy_target(statement.text, statement.piece()) {
-            Some(copy) => match &copy.table {
-                Some(table) => {
+            Some(copy) => match (&copy.table, &copy.query) {
+                (Some(table), _) => {
                     let access = if copy.from { Access::Insert } else { Access::Read };
                     let read_only = !copy.from && copy.endpoint == Endpoint::Client;
                     let mut facts = Facts { read_only, ..Facts::default() };
                     name(&mut facts, table, access, &scope);
                     Ok(facts)
                 }
-                None => tree(),
+                (None, Some(query)) => {
+                    analyse_part(statement.text, statement.scan, statement.piece, query.clone(), &scope)
+                }
+                (None, None) => Err(unread(class)),
             },
             None => Err(unread(class)),
         },
@@ -158,7 +161,7 @@ fn definition(
             || tokens.get(i + 1).is_some_and(|t| t.kind == Kind::Open);
         (depth == 0 && token.is_word(text, "as") && begins).then(|| tokens[i + 1].start)
     })?;
-    let inner = analyse_from(text, statement.scan, statement.piece, start, scope);
+    let inner = analyse_part(text, statement.scan, statement.piece, start..statement.piece().span.end, scope);
     Some(inner.map(|mut facts| {
         facts.read_only = false;
         // A view has to be wherever its tables are.

@@ -204,7 +204,7 @@ pub(super) async fn message(s: &mut Session, tag: u8, len: usize) -> Result<(), 
         }
     }
     let served = match tag {
-        b'P' => parse(s, len),
+        b'P' => parse(s, len).await,
         b'B' => bind(s, len).await,
         b'D' => describe(s, len).await,
         b'E' => execute(s, len).await,
@@ -253,10 +253,18 @@ pub(super) fn told(s: &mut Session) {
     }
 }
 
-fn parse(s: &mut Session, len: usize) -> Served<()> {
+async fn parse(s: &mut Session, len: usize) -> Served<()> {
     let snapshot = s.refresh()?;
+    let name = Name::from_slice(frontend::Parse::parse(&s.client.input[HEADER..len])?.name);
+    let deferred = s.extended.deferred.contains(&name);
+    if !name.is_empty() && !deferred && s.extended.prepared(&name).is_some_and(|p| !p.is_confirmed()) {
+        // Whether it exists hangs on an answer that is still to come.
+        s.drain().await?;
+        if s.run.skipping {
+            return Ok(());
+        }
+    }
     let view = frontend::Parse::parse(&s.client.input[HEADER..len])?;
-    let name = Name::from_slice(view.name);
     if !name.is_empty() && statement(&mut s.extended, s.run.is_idle(), &name).is_some() {
         return Err(Error::client(
             SqlState::DUPLICATE_PREPARED_STATEMENT,
@@ -455,8 +463,8 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     if s.txn.failed() {
         return Err(aborted().into());
     }
-    if template.unread && matches!(route, Route::Reject(_)) {
-        // A server may have better words for what is wrong with the text.
+    if matches!(route, Route::Reject(_)) {
+        // What is wrong with the text is an answer to its Parse, and in a server's words; what pgweir cannot do comes after.
         send_deferred(s, None, &snapshot).await?;
         s.drain().await?;
         if s.run.skipping {
@@ -676,6 +684,14 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     }
     let Some(prepared) = s.extended.statements.get(&name) else { return Err(no_statement(&name).into()) };
     let route = describing(s, prepared, &snapshot);
+    if matches!(route, Route::Reject(_)) {
+        // no ParseComplete before an error that is the Parse's own
+        send_deferred(s, None, &snapshot).await?;
+        s.drain().await?;
+        if s.run.skipping {
+            return Ok(());
+        }
+    }
     let shard = describer(s, route, &snapshot)?;
     s.enlist(shard, Enlist { describe_only: true, ..Enlist::default() }, &snapshot).await?;
     if s.run.skipping {

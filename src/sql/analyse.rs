@@ -45,7 +45,7 @@ use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::sql::desugar::desugar;
 use crate::sql::facts::{Cond, Facts, Occurrence, Operand, OperandSource};
-use crate::sql::scan::{Literal, LiteralClass, Piece, Scan};
+use crate::sql::scan::{Literal, LiteralClass, Scan};
 use pred::{Budget, ColId, P, Pred};
 use query::Resolver;
 use rel::Walk;
@@ -114,25 +114,25 @@ impl Scope<'_> {
 }
 
 /// Facts of statement `piece` of `text`: a query, INSERT, UPDATE, DELETE or MERGE, or one of these inside
-/// EXPLAIN, DECLARE CURSOR, PREPARE or COPY (...) TO.
+/// EXPLAIN, DECLARE CURSOR or PREPARE.
 pub fn analyse(text: &str, scan: &Scan, piece: usize, scope: &Scope<'_>) -> Result<Facts, NotUnderstood> {
-    let start = scan.pieces.get(piece).map_or(0, |p| p.span.start);
-    analyse_from(text, scan, piece, start, scope)
+    let span = scan.pieces.get(piece).map_or(0..0, |p| p.span.clone());
+    analyse_part(text, scan, piece, text::inner(text, span), scope)
 }
 
-/// The same for the part of the statement that begins at byte `start`. Literal indexes still count from the
-/// statement's first literal.
-pub fn analyse_from(
+/// The same for the part of the statement in bytes `span`, such as the query of a COPY. Literal indexes still count from
+/// the statement's first literal.
+pub fn analyse_part(
     text: &str,
     scan: &Scan,
     piece: usize,
-    start: u32,
+    span: Range<u32>,
     scope: &Scope<'_>,
 ) -> Result<Facts, NotUnderstood> {
     let Some(piece) = scan.pieces.get(piece) else {
         return Ok(Facts { read_only: true, ..Facts::default() });
     };
-    let Some(sql) = text.get(start as usize..piece.span.end as usize) else {
+    let Some(sql) = text.get(span.start as usize..span.end as usize) else {
         return Err(text::syntax("", 0, "the text is cut within a character"));
     };
     if scan.depth > MAX_DEPTH {
@@ -146,18 +146,33 @@ pub fn analyse_from(
     }
     let literals =
         scan.literals.get(piece.literals.start as usize..piece.literals.end as usize).unwrap_or(&[]);
+    // those behind the part are none of its business
+    let literals = &literals[..literals.partition_point(|l| l.span.start < span.end)];
     if literals.iter().any(|l| has_backslashes(text, l)) {
         return Err(text::syntax("", 0, "it has a string whose backslashes are escapes"));
     }
-    let understood = match scan.distrust {
+    let distrust = match scan.distrust {
+        Some(_) if span != piece.span => distrust(sql),
+        whole => whole,
+    };
+    let understood = match distrust {
         Some(reason) => Err(text::syntax("", 0, &format!("it has {reason}"))),
-        None => read(text, literals, piece, start, scope),
+        None => read(text, literals, &span, scope),
     };
     match understood {
         Err(NotUnderstood::Syntax(refusal)) => {
-            without_sugar(text, literals, piece, start, scope).unwrap_or(Err(NotUnderstood::Syntax(refusal)))
+            without_sugar(text, literals, &span, scope).unwrap_or(Err(NotUnderstood::Syntax(refusal)))
         }
         other => other,
+    }
+}
+
+/// What the scanner distrusts in a part of a statement.
+fn distrust(part: &str) -> Option<&'static str> {
+    let mut scan = Scan::new();
+    match scan.scan(part, true) {
+        Ok(()) => scan.distrust,
+        Err(_) => Some("a part that does not stand for itself"),
     }
 }
 
@@ -173,12 +188,11 @@ pub fn has_backslashes(text: &str, literal: &Literal) -> bool {
 fn without_sugar(
     text: &str,
     literals: &[Literal],
-    piece: &Piece,
-    start: u32,
+    span: &Range<u32>,
     scope: &Scope<'_>,
 ) -> Option<Result<Facts, NotUnderstood>> {
-    let plain = desugar(text, start..piece.span.end);
-    if text.get(start as usize..piece.span.end as usize) == Some(&*plain.text) {
+    let plain = desugar(text, span.clone());
+    if text.get(span.start as usize..span.end as usize) == Some(&*plain.text) {
         return None;
     }
     let mut scan = Scan::new();
@@ -187,7 +201,7 @@ fn without_sugar(
     if scan.distrust.is_some() || scan.depth > MAX_DEPTH || scan.chain > MAX_CHAIN {
         return None;
     }
-    let mut facts = match read(&plain.text, &scan.literals, only, only.span.start, scope) {
+    let mut facts = match read(&plain.text, &scan.literals, &only.span, scope) {
         Ok(facts) => facts,
         Err(NotUnderstood::Syntax(_)) => return None,
         Err(e) => return Some(Err(e)),
@@ -252,13 +266,12 @@ fn relocated_operand(mut o: Operand, same: &[Option<u32>]) -> Option<Operand> {
 fn read(
     text: &str,
     literals: &[Literal],
-    piece: &Piece,
-    start: u32,
+    span: &Range<u32>,
     scope: &Scope<'_>,
 ) -> Result<Facts, NotUnderstood> {
-    let sql = text.get(start as usize..piece.span.end as usize).unwrap_or_default();
+    let sql = text.get(span.start as usize..span.end as usize).unwrap_or_default();
     let (statement, removed) =
-        text::parse(sql, start, Some(literals)).map_err(|e| at_piece(e, text, start))?;
+        text::parse(sql, span.start, Some(literals)).map_err(|e| at_piece(e, text, span.start))?;
 
     // A type of the user's own session comes before Postgres's.
     let trusted = scope.search_path.iter().position(|s| &**s == "pg_catalog").is_none_or(|i| i == 0)
@@ -286,7 +299,7 @@ fn read(
         symmetric: removed.symmetric,
         passed_rules: false,
     };
-    resolver.hidden_calls(text, start..piece.span.end);
+    resolver.hidden_calls(text, span.clone());
     let output = match &statement {
         Statement::Query(query) => resolver.query(query, None, None)?,
         write

@@ -152,11 +152,9 @@ impl Words<'_> {
     }
 
     fn copy_options(&mut self, options: &mut Vec<(String, Option<String>)>) -> Option<()> {
-        let _ = self.eat("using") && self.eat("delimiters") && {
-            let delimiter = self.option_value()?;
-            options.push(("delimiter".to_owned(), Some(delimiter)));
-            true
-        };
+        if self.eat_all(&["using", "delimiters"]) || self.eat("delimiters") {
+            options.push(("delimiter".to_owned(), Some(self.option_value()?)));
+        }
         let _ = self.eat("with");
         if self.eat_kind(Kind::Open) {
             loop {

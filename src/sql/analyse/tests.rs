@@ -556,7 +556,7 @@ fn statements_inside_others() {
         ("DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT * FROM t WHERE k = 5", "t: k=5"),
         ("PREPARE p (int, text) AS SELECT * FROM t WHERE k = $1", "t: k=$1"),
         ("PREPARE p AS SELECT * FROM t WHERE k = $1", "t: k=$1"),
-        ("COPY (SELECT * FROM t WHERE k = 5) TO STDOUT WITH (FORMAT csv)", "t: k=5"),
+        ("EXPLAIN (FORMAT 'json') DECLARE \"for\" CURSOR FOR SELECT * FROM t WHERE k = 5", "t: k=5"),
     ]);
     let cursor = facts("UPDATE t SET v = 1 WHERE CURRENT OF \"My c\"").expect("is understood");
     assert_eq!(cursor.current_of.as_deref(), Some("My c"));

@@ -8,6 +8,7 @@
 use super::NotUnderstood;
 use crate::error::{Error, Source, SqlState};
 use crate::sql::facts::OperandSource;
+use crate::sql::lex::{Kind, Lexer, Token as LexedToken};
 use crate::sql::scan::{Literal, LiteralClass};
 use sqlparser::ast::{Statement, Value, ValueWithSpan};
 use sqlparser::dialect::PostgreSqlDialect;
@@ -81,8 +82,6 @@ pub(super) struct Removed {
     pub overriding_user: bool,
     /// BETWEEN SYMMETRIC, somewhere
     pub symmetric: bool,
-    /// EXPLAIN, DECLARE ... CURSOR FOR, PREPARE ... AS, COPY ( ... ) TO in front
-    pub wrapped: bool,
 }
 
 /// Parses one statement. `base` is the byte offset of `text` in the whole.
@@ -195,14 +194,9 @@ fn with_offsets(text: &str, base: u32, mut tokens: Vec<TokenWithSpan>) -> Vec<To
 }
 
 fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Removed) {
-    let mut tokens: Vec<TokenWithSpan> =
+    let tokens: Vec<TokenWithSpan> =
         tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect();
     let mut removed = Removed::default();
-    if let Some(range) = wrapping(&tokens) {
-        tokens.truncate(range.end);
-        tokens.drain(..range.start);
-        removed.wrapped = true;
-    }
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut set_list = SetList::default();
     let mut i = 0;
@@ -272,7 +266,7 @@ fn keyword(value: &str, keyword: Keyword) -> Token {
 
 /// An unquoted word in lower case, if it is one of those that rewriting looks for.
 fn word(tokens: &[TokenWithSpan], i: usize) -> Option<&'static str> {
-    const LOOKED_FOR: [&str; 44] = [
+    const LOOKED_FOR: [&str; 31] = [
         "for",
         "no",
         "key",
@@ -290,23 +284,10 @@ fn word(tokens: &[TokenWithSpan], i: usize) -> Option<&'static str> {
         "others",
         "overriding",
         "user",
-        "system",
         "value",
         "of",
         "conflict",
         "do",
-        "explain",
-        "declare",
-        "cursor",
-        "prepare",
-        "as",
-        "copy",
-        "to",
-        "analyze",
-        "verbose",
-        "analyse",
-        "on",
-        "nothing",
         "between",
         "symmetric",
         "asymmetric",
@@ -454,49 +435,70 @@ fn conflict_target(tokens: &[TokenWithSpan], from: usize) -> usize {
     0
 }
 
-/// Where the statement inside EXPLAIN, DECLARE CURSOR, PREPARE or COPY stands.
-fn wrapping(tokens: &[TokenWithSpan]) -> Option<Range<usize>> {
-    let is = |i: usize, token: &Token| tokens.get(i).is_some_and(|t| t.token == *token);
-    let end = tokens.len();
-    match word(tokens, 0)? {
-        "explain" => {
-            let mut i = 1;
-            if is(i, &Token::LParen) {
-                i = closing(tokens, i)? + 1;
-            } else {
-                while matches!(word(tokens, i), Some("analyze" | "analyse" | "verbose")) {
-                    i += 1;
-                }
-            }
-            Some(wrapping(&tokens[i..]).map_or(i..end, |inner| inner.start + i..inner.end + i))
-        }
-        "declare" => {
-            let cursor = (1..end).find(|i| word(tokens, *i) == Some("cursor"))?;
-            let start = (cursor..end).find(|i| word(tokens, *i) == Some("for"))? + 1;
-            Some(start..end)
-        }
-        "prepare" => {
-            let start = if is(2, &Token::LParen) { closing(tokens, 2)? + 1 } else { 2 };
-            (word(tokens, start) == Some("as")).then_some(start + 1..end)
-        }
-        "copy" if is(1, &Token::LParen) => Some(2..closing(tokens, 1)?),
-        _ => None,
+/// Where the statement inside EXPLAIN, DECLARE CURSOR or PREPARE stands; one without such words stands where it stands.
+pub(super) fn inner(text: &str, span: Range<u32>) -> Range<u32> {
+    let mut lexer = Lexer::within(text, span.clone(), true);
+    let mut start = span.start;
+    while let Some(behind) = behind_wrapping(text, &mut lexer) {
+        start = behind;
+        lexer = Lexer::within(text, start..span.end, true);
     }
+    start..span.end
 }
 
-fn closing(tokens: &[TokenWithSpan], open: usize) -> Option<usize> {
-    let mut depth = 0usize;
-    for (n, token) in tokens[open..].iter().enumerate() {
-        match token.token {
-            Token::LParen => depth += 1,
-            Token::RParen => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(open + n);
-                }
-            }
-            _ => {}
+fn behind_wrapping(text: &str, lexer: &mut Lexer<'_>) -> Option<u32> {
+    let first = lexer.next()?;
+    let mut token = lexer.next()?;
+    if first.is_word(text, "explain") {
+        if token.kind == Kind::Open && !begins_query(text, lexer) {
+            return Some(closing(lexer)?.end);
         }
+        while ["analyze", "analyse", "verbose"].iter().any(|w| token.is_word(text, w)) {
+            token = lexer.next()?;
+        }
+        return Some(token.start);
+    }
+    if first.is_word(text, "declare") {
+        while !token.is_word(text, "cursor") {
+            token = lexer.next()?;
+        }
+        while !token.is_word(text, "for") {
+            token = lexer.next()?;
+        }
+        return Some(token.end);
+    }
+    if first.is_word(text, "prepare") {
+        token = lexer.next()?;
+        if token.kind == Kind::Open {
+            closing(lexer)?;
+            token = lexer.next()?;
+        }
+        return token.is_word(text, "as").then_some(token.end);
     }
     None
+}
+
+/// Behind an opening parenthesis: whether a query is in it, not the options of an EXPLAIN.
+fn begins_query(text: &str, lexer: &Lexer<'_>) -> bool {
+    let mut lexer = lexer.clone();
+    let next = lexer.next();
+    next.is_some_and(|t| {
+        t.kind == Kind::Open || ["select", "table", "values", "with"].iter().any(|w| t.is_word(text, w))
+    })
+}
+
+/// The parenthesis that closes the one that was just read.
+fn closing(lexer: &mut Lexer<'_>) -> Option<LexedToken> {
+    let mut depth = 1usize;
+    loop {
+        let token = lexer.next()?;
+        match token.kind {
+            Kind::Open => depth += 1,
+            Kind::Close => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(token);
+        }
+    }
 }
