@@ -455,7 +455,9 @@ impl House {
     ) {
         let door = self.door.load_full();
         let arrival = startup::greet(stream, peer.clone(), &door).await;
-        drop((startup, door));
+        drop(door);
+        // whoever wants something cancelled is no session, and is counted with those who are on their way in
+        let startup = Some(startup).filter(|_| matches!(arrival, Arrival::Cancel { .. }));
         match arrival {
             Arrival::Session { greeted, database, permit } => {
                 metrics::arrival("session");
@@ -476,9 +478,11 @@ impl House {
                 console::attend(self, averages, greeted, admin).await;
                 drop(permit);
             }
-            Arrival::Cancel { pid, secret } => {
+            Arrival::Cancel { pid, secret, stream } => {
                 metrics::arrival("cancel");
                 self.registry.cancel(pid, &secret).await;
+                // The client may wait for the end of the stream before it sends its next statement.
+                drop((stream, startup));
             }
             Arrival::Refused(error) => {
                 metrics::arrival("refused");

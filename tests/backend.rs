@@ -274,9 +274,8 @@ async fn tls_modes_do_what_libpq_says() {
 
 /// Cancels a sleep that is known to run.
 async fn canceled(backends: &Backends, cluster: &Cluster, link: &mut Lease) {
-    let target = link.cancel.clone();
-    let running =
-        format!("select true from pg_stat_activity where pid = {} and wait_event = 'PgSleep'", target.pid);
+    let (target, pid) = ([link.cancel.lent()], link.cancel.pid);
+    let running = format!("select true from pg_stat_activity where pid = {pid} and wait_event = 'PgSleep'");
     let cancel = async {
         cluster::wait(soon(), || async { Ok(cluster.ask(0, &running).await?.is_some()) }).await.unwrap();
         backends.cancel(&target).await;

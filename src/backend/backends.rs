@@ -1,8 +1,9 @@
 //! All servers of one logical database: its shards and their pools.
 
+use crate::backend::cancel::Cancelable;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, Identity, Proof, SERVICE};
-use crate::backend::link::{CancelTarget, Link};
+use crate::backend::link::Link;
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
 use crate::backend::shard::ShardNodes;
@@ -12,6 +13,7 @@ use crate::shards::{ShardId, ShardMap};
 use crate::wire::encoding::Encoding;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use futures_util::future::join_all;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -202,10 +204,19 @@ impl Backends {
         self.changed.notify_one();
     }
 
-    /// Sends a CancelRequest for what the link runs now; best effort, bounded in time.
-    pub async fn cancel(&self, target: &CancelTarget) {
-        if let Err(e) = self.connector.cancel(target).await {
-            tracing::warn!(node = %target.node, error = %e, "a cancel request could not be delivered");
+    /// Sends a CancelRequest for what each link runs now, side by side; best effort, bounded in time. None is sent for a link
+    /// that has left the session. What is to be cancelled is decided when this is called, not when it is first polled.
+    pub fn cancel(&self, links: &[Cancelable]) -> impl Future<Output = ()> + Send + 'static {
+        let requests: Vec<_> =
+            links.iter().filter_map(|link| Some((link.target().node.clone(), link.begin()?))).collect();
+        let connector = self.connector.clone();
+        async move {
+            let all = requests.into_iter().map(async |(node, request)| {
+                if let Err(e) = connector.cancel(request).await {
+                    tracing::warn!(%node, error = %e, "a cancel request could not be delivered");
+                }
+            });
+            join_all(all).await;
         }
     }
 

@@ -1,7 +1,8 @@
 //! Opening links: socket, TLS, and the start-up exchange, each with its deadline.
 
+use crate::backend::cancel::{CancelRequest, CancelTarget};
 use crate::backend::credentials::Identity;
-use crate::backend::link::{CancelTarget, Link};
+use crate::backend::link::Link;
 use crate::backend::login::{self, Stretched};
 use crate::backend::options::{Options, TlsMode, limit};
 use crate::backend::stream::Stream;
@@ -105,7 +106,7 @@ impl Connector {
                 output: BytesMut::new(),
                 shard,
                 shard_name: shard_name.clone(),
-                cancel: Arc::new(CancelTarget { node: node.clone(), pid: 0, secret: Vec::new() }),
+                cancel: Arc::new(CancelTarget::new(node.clone(), 0, Vec::new())),
                 parameters: Default::default(),
                 status: 0,
                 outstanding: 0,
@@ -129,19 +130,36 @@ impl Connector {
         }
     }
 
-    /// Asks a node to cancel what a link runs. Postgres does not answer either way.
-    pub async fn cancel(&self, target: &CancelTarget) -> io::Result<()> {
+    /// Asks a node to cancel what a link runs, unless the link's lease has ended in the meantime. Postgres does not answer either way.
+    pub async fn cancel(&self, mut request: CancelRequest) -> io::Result<()> {
+        let target = request.target.clone();
         let exchange = async {
+            let _first = target.line.lock().await;
+            if !request.is_wanted() {
+                return Ok(());
+            }
             let socket = self.socket(&target.node).await?;
             let mut stream = self.secure(socket, &target.node).await?;
-            let mut request = BytesMut::new();
-            frontend::cancel_request(&mut request, target.pid, &target.secret);
-            stream.write_all(&request).await?;
+            if !request.is_wanted() {
+                return Ok(());
+            }
+            let mut packet = BytesMut::new();
+            frontend::cancel_request(&mut packet, target.pid, &target.secret);
+            request.is_sent();
+            stream.write_all(&packet).await?;
             stream.flush().await?;
-            // The server has handled the request when it closes. Waiting for that keeps a cancel from
-            // hitting the statement after the one that it was meant for.
+            // The server has sent the signal when it closes.
             let mut end = [0; 16];
-            while stream.read(&mut end).await? > 0 {}
+            loop {
+                match stream.read(&mut end).await {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    // TLS without the words of farewell
+                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+                    Err(e) => return Err(e),
+                }
+            }
+            request.is_dealt_with();
             Ok(())
         };
         timeout(limit(self.options().cancel_timeout), exchange)

@@ -1,8 +1,11 @@
 //! One server connection, with the bytes in flight and what its server session is known to hold.
 
+use crate::backend::cancel::CancelTarget;
 use crate::backend::exchange::Message;
 use crate::backend::stream::Stream;
+use crate::error::SqlState;
 use crate::shards::ShardId;
+use crate::wire::backend::ErrorFields;
 use crate::wire::frontend;
 use bytes::{Buf, BytesMut};
 use std::collections::BTreeMap;
@@ -17,14 +20,6 @@ pub const READ_CHUNK: usize = 32 * 1024;
 
 /// Largest message that an idle link may get, in bytes: a notice, a parameter, the reason for its end.
 const MAX_ASYNC_MESSAGE: usize = 32 * 1024;
-
-/// Address and secret to cancel what a link runs.
-#[derive(Debug, Clone)]
-pub struct CancelTarget {
-    pub node: Arc<crate::shards::NodeAddr>,
-    pub pid: i32,
-    pub secret: Vec<u8>,
-}
 
 /// Session settings as a link has them; `None`: unknown (an error came after something was injected), set all again.
 /// In the order in which they were set: (name, the statement that sets it).
@@ -123,6 +118,7 @@ impl Link {
     }
 
     /// Asks the server of an idle link for a sign of life: an empty query. Whoever stops waiting for it must not use the link.
+    /// A cancel request that meets the query is a sign as well.
     pub(crate) async fn is_answering(&mut self) -> bool {
         frontend::query(&mut self.output, b"");
         // a simple query ends it
@@ -135,6 +131,8 @@ impl Link {
             match self.message(MAX_ASYNC_MESSAGE).await {
                 Ok(Message { tag: b'S', body }) => drop(self.learn_parameter(&body)),
                 Ok(Message { tag: b'N' | b'I', .. }) => {}
+                Ok(Message { tag: b'E', body })
+                    if ErrorFields::parse(&body).is_ok_and(|e| e.sqlstate() == SqlState::QUERY_CANCELED) => {}
                 Ok(Message { tag: b'Z', body }) if *body == *b"I" => {
                     self.outstanding -= 1;
                     return self.settle();

@@ -3,6 +3,7 @@
 //!
 //! A server before authentication is not trusted: messages are short, few, and each is expected.
 
+use crate::backend::cancel::CancelTarget;
 use crate::backend::credentials::{Identity, Proof};
 use crate::backend::exchange::Message;
 use crate::backend::link::Link;
@@ -86,9 +87,8 @@ pub(crate) async fn login(
                 let Ok(key) = BackendKeyData::parse(&message.body) else {
                     return Err(link.nonsense("a cancel key that is cut off"));
                 };
-                let target = Arc::make_mut(&mut link.cancel);
-                target.pid = key.pid;
-                target.secret = key.secret.to_vec();
+                let node = link.cancel.node.clone();
+                link.cancel = Arc::new(CancelTarget::new(node, key.pid, key.secret.to_vec()));
             }
             b'Z' => {
                 link.status = message.body.first().copied().unwrap_or(0);

@@ -23,6 +23,7 @@
 //! - *Clean or closed.* A link goes back only when [`Link::is_clean`](link::Link::is_clean) says so. Nothing is reset with
 //!   DISCARD ALL: that would cost a round trip, throw prepared statements away, and hide mistakes. A link that
 //!   is closed while a statement runs also gets a cancel request, or the server would finish it for nobody.
+//! - *A cancel request belongs to a lease*: `cancel` says why it cannot reach the statement of another session.
 //! - *Shards have numbers* ([`ShardId`](crate::shards::ShardId)), and sessions may plan by an older map for a moment.
 //!   So a reload that gives a number to another shard is refused, for as long as the process lives.
 //! - *Passwords and keys*: `credentials`. Stretching a password (PBKDF2) takes a millisecond and happens once per
@@ -33,6 +34,7 @@
 //! errors name shard, node and user. A session that hangs on a checkout sees 53300 with the figures of the pool.
 
 mod backends;
+pub mod cancel;
 pub mod catalog;
 pub mod connect;
 pub mod credentials;

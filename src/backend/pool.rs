@@ -2,9 +2,10 @@
 
 pub use crate::backend::backends::Backends;
 use crate::backend::backends::application;
+use crate::backend::cancel::CancelTarget;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, SERVICE};
-use crate::backend::link::{CancelTarget, Link};
+use crate::backend::link::Link;
 use crate::backend::options::limit;
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, SqlState};
@@ -483,8 +484,19 @@ impl Pool {
 
     /// A lease ends.
     fn give_back(self: &Arc<Self>, mut link: Box<Link>) {
+        let canceling = link.cancel.lease_ends();
+        if canceling && link.settle() {
+            // Whoever lets go of it in between must not use it.
+            link.broken = true;
+            self.runtime.spawn(calm(Lease { link: Some(link), pool: self.clone() }));
+        } else {
+            self.take_back(link);
+        }
+    }
+
+    fn take_back(self: &Arc<Self>, mut link: Box<Link>) {
         let now = Instant::now();
-        let reusable = link.settle() && self.may_go_on(&link, now);
+        let reusable = link.settle() && self.may_go_on(&link, now) && !link.cancel.is_doubtful();
         let ended = {
             let mut state = self.lock();
             state.used -= 1;
@@ -506,8 +518,8 @@ impl Pool {
         self.ended.notify_waiters();
         if link.outstanding > 0 && !link.broken {
             // Terminate is read only after the statement: without a cancel an abandoned one would run on.
-            let (connector, target) = (self.connector.clone(), link.cancel.clone());
-            self.runtime.spawn(async move { drop(connector.cancel(&target).await) });
+            let (connector, request) = (self.connector.clone(), link.cancel.farewell());
+            self.runtime.spawn(async move { drop(connector.cancel(request).await) });
         }
         link.end();
     }
@@ -676,6 +688,19 @@ impl Drop for Attempt {
             self.pool.lock().connecting -= 1;
             self.pool.ended.notify_waiters();
         }
+    }
+}
+
+/// Gives a link back once no cancel request can reach it any more: see [`cancel`](crate::backend::cancel).
+async fn calm(mut lease: Lease) {
+    lease.cancel.quiet().await;
+    if lease.cancel.is_doubtful() {
+        return;
+    }
+    lease.broken = false;
+    let patience = limit(lease.pool.connector.options().cancel_timeout);
+    if tokio::time::timeout(patience, lease.is_answering()).await.is_err() {
+        lease.broken = true;
     }
 }
 

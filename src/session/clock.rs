@@ -9,7 +9,6 @@ use crate::session::database::Options;
 use crate::session::registry::Entry;
 use futures_util::future::BoxFuture;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Sleep;
@@ -92,17 +91,12 @@ impl Clock {
     }
 
     /// Cancels what runs for the session.
-    pub(super) fn cancel(&mut self, entry: &Entry, backends: Arc<Backends>) {
-        let running = entry.running();
-        self.canceling = Some(Box::pin(async move {
-            for target in running {
-                backends.cancel(&target).await;
-            }
-        }));
+    pub(super) fn cancel(&mut self, entry: &Entry, backends: &Backends) {
+        self.canceling = Some(Box::pin(backends.cancel(&entry.running())));
     }
 
     /// Ready when no cancel request is on its way. Until then the session takes no answer in, so that it keeps its links: the
-    /// request cannot meet the statement of another.
+    /// request cannot meet a statement that comes later.
     pub(super) fn poll_canceled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(canceling) = &mut self.canceling {
             std::task::ready!(canceling.as_mut().poll(cx));

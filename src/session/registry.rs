@@ -1,6 +1,6 @@
 //! Sessions by cancel key; whose they are, what each runs now and has done so far.
 
-use crate::backend::link::CancelTarget;
+use crate::backend::cancel::{CancelTarget, Cancelable};
 use crate::backend::pool::Backends;
 use dashmap::DashMap;
 use smallvec::SmallVec;
@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
 
 /// All live sessions of this process.
 #[derive(Debug, Default)]
@@ -35,7 +36,9 @@ pub struct Entry {
     /// the servers of the session's database, once it has one
     backends: OnceLock<Arc<Backends>>,
     /// links that run something for the session now
-    running: Mutex<SmallVec<[Arc<CancelTarget>; 2]>>,
+    running: Mutex<SmallVec<[Cancelable; 2]>>,
+    /// cancel requests while it waits for a link
+    canceled: Notify,
 }
 
 /// Whose session it is.
@@ -153,6 +156,7 @@ impl Registry {
                 pins: Mutex::default(),
                 backends: OnceLock::new(),
                 running: Mutex::default(),
+                canceled: Notify::new(),
             });
             if let dashmap::Entry::Vacant(v) = self.sessions.entry(pid) {
                 v.insert(entry.clone());
@@ -161,18 +165,17 @@ impl Registry {
         }
     }
 
-    /// A CancelRequest came. Answers nothing either way, as Postgres does.
+    /// A CancelRequest came. Answers nothing either way, as Postgres does. Ready when it was dealt with: a statement that the
+    /// client sends then is not met by it.
     pub async fn cancel(&self, pid: i32, secret: &[u8]) {
         use subtle::ConstantTimeEq;
         let Some(entry) = self.sessions.get(&pid).map(|e| e.value().clone()) else { return };
         if !bool::from(entry.secret.ct_eq(secret)) {
             return;
         }
-        let running = entry.running();
+        entry.canceled.notify_waiters();
         if let Some(backends) = entry.backends.get() {
-            for target in running {
-                backends.cancel(&target).await;
-            }
+            backends.cancel(&entry.running()).await;
         }
     }
 
@@ -202,7 +205,7 @@ impl Registry {
 
 impl Entry {
     /// Links that run something for the session now.
-    pub fn running(&self) -> SmallVec<[Arc<CancelTarget>; 2]> {
+    pub fn running(&self) -> SmallVec<[Cancelable; 2]> {
         lock(&self.running).clone()
     }
 
@@ -288,7 +291,7 @@ impl Watch {
 
 impl crate::txn::Running for Watch {
     fn starts(&self, target: &Arc<CancelTarget>) {
-        lock(&self.entry.running).push(target.clone());
+        lock(&self.entry.running).push(target.lent());
     }
     fn waits(&self, yes: bool) {
         if let Some(waited) = self.entry.waiting_for() {
@@ -296,8 +299,11 @@ impl crate::txn::Running for Watch {
         }
         self.entry.waits(yes);
     }
+    fn canceled(&self) -> &Notify {
+        &self.entry.canceled
+    }
     fn ends(&self, target: &Arc<CancelTarget>) {
         let mut running = lock(&self.entry.running);
-        running.retain(|t| !Arc::ptr_eq(t, target));
+        running.retain(|link| !link.is_of(target));
     }
 }

@@ -312,7 +312,7 @@ impl Session {
             ready!(self.clock.poll(cx, phase, &self.database.options()));
             match phase.end() {
                 Some(error) => return Poll::Ready(Err(Gone::Fatal(error))),
-                None => self.clock.cancel(&self.entry, self.database.backends.clone()),
+                None => self.clock.cancel(&self.entry, &self.database.backends),
             }
         }
     }

@@ -97,21 +97,15 @@ enum Room {
 #[derive(Debug)]
 pub enum Arrival {
     /// Keep the permit for as long as the session lives.
-    Session {
-        greeted: Greeted,
-        database: Arc<Database>,
-        permit: Permit,
-    },
+    Session { greeted: Greeted, database: Arc<Database>, permit: Permit },
     Console {
         greeted: Greeted,
         /// `false`: may only look
         admin: bool,
         permit: Permit,
     },
-    Cancel {
-        pid: i32,
-        secret: Vec<u8>,
-    },
+    /// The connection is to be closed when the request was dealt with.
+    Cancel { pid: i32, secret: Vec<u8>, stream: Stream },
     /// The client was told why (where it could be told), and the connection is closed.
     Refused(Error),
     /// The client went away, or did not finish in time.
@@ -128,7 +122,7 @@ pub async fn greet(stream: Stream, peer: String, door: &Door) -> Arrival {
         Ok(Ok(opened)) => opened,
     };
     let (mut channel, login) = match opened {
-        Opened::Cancel { pid, secret } => return Arrival::Cancel { pid, secret },
+        Opened::Cancel { pid, secret, stream } => return Arrival::Cancel { pid, secret, stream },
         Opened::Login(channel, login) => (channel, login),
     };
     let welcome = match timeout_at(deadline, welcome(&mut channel, &login, door)).await {
@@ -274,7 +268,7 @@ struct Login {
 }
 
 enum Opened {
-    Cancel { pid: i32, secret: Vec<u8> },
+    Cancel { pid: i32, secret: Vec<u8>, stream: Stream },
     Login(Channel, Login),
 }
 
@@ -295,7 +289,9 @@ async fn open(stream: Stream, door: &Door) -> Result<Opened, End> {
             Err(stop) => return Err(End { channel: Some(channel), stop }),
         };
         match request {
-            Request::Cancel { pid, secret } => return Ok(Opened::Cancel { pid, secret }),
+            Request::Cancel { pid, secret } => {
+                return Ok(Opened::Cancel { pid, secret, stream: channel.stream });
+            }
             Request::Login(login) => return Ok(Opened::Login(channel, login)),
             // Each may be asked once, as in Postgres, so that nobody can keep us here.
             Request::Gss if !asked_gss && !channel.stream.is_tls() => {

@@ -29,7 +29,8 @@
 pub mod journal;
 pub mod settings;
 
-use crate::backend::link::{CancelTarget, Link};
+use crate::backend::cancel::CancelTarget;
+use crate::backend::link::Link;
 use crate::backend::pool::{Backends, Lease, PoolKey};
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
@@ -42,6 +43,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
+use tokio::sync::Notify;
 
 /// Told which links run something for a session, so that a cancel request finds them. Implemented by the session's registry.
 pub trait Running: Send + Sync {
@@ -49,6 +51,8 @@ pub trait Running: Send + Sync {
     fn ends(&self, target: &Arc<CancelTarget>);
     /// The session waits for a link, or does no longer.
     fn waits(&self, yes: bool);
+    /// Told of cancel requests that come while the session waits.
+    fn canceled(&self) -> &Notify;
 }
 
 /// The client's view of its transaction.
@@ -423,8 +427,14 @@ impl Txn {
             match poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx))).await {
                 Poll::Ready(lease) => lease?,
                 Poll::Pending => {
+                    let mut canceled = pin!(self.running.canceled().notified());
+                    canceled.as_mut().enable();
                     self.running.waits(true);
-                    let lease = asked.await;
+                    let lease = tokio::select! {
+                        biased;
+                        lease = asked => lease,
+                        () = canceled => Err(canceled_in_queue()),
+                    };
                     self.running.waits(false);
                     lease?
                 }
@@ -859,6 +869,12 @@ pub fn inject(out: &mut BytesMut, statement: &str) {
     f::parse(out, b"", statement.as_bytes(), &[]);
     f::bind(out, b"", b"", &[], &[], &[]);
     f::execute(out, b"", 0);
+}
+
+/// 57014, in Postgres's words.
+fn canceled_in_queue() -> Error {
+    Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+        .detail("The statement was waiting for a link to a server.")
 }
 
 /// 25P02, in Postgres's words.

@@ -3,6 +3,7 @@
 use super::{address, client_ptr, instant, server_ptr};
 use crate::admin::console::table::{Cell, Kind, Table};
 use crate::admin::proxy::Proxy;
+use crate::backend::cancel::Cancelable;
 
 /// Those of pgbouncer 1.18, then `shards`.
 pub const COLUMNS: &[(&str, Kind)] = &[
@@ -43,7 +44,7 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
         let running = entry.running();
         let host = hosts.iter().find(|h| h.name == who.database);
         let links = host.map(|h| h.links()).unwrap_or_default();
-        let of = |target| links.iter().find(|l| std::sync::Arc::ptr_eq(&l.cancel, target));
+        let of = |of: &Cancelable| links.iter().find(|l| of.is_of(&l.cancel));
         let link = running.first();
         let shards: Vec<_> = running.iter().filter_map(|t| of(t).map(|l| l.shard.to_string())).collect();
         let waiting = entry.waiting_for();
@@ -70,8 +71,10 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
             u64::from(waited.subsec_micros()).into(),
             entry.is_ended().into(),
             client_ptr(&entry).into(),
-            link.map(|t| server_ptr(of(t).map_or("", |l| &l.shard), t.pid)).unwrap_or_default().into(),
-            i64::from(link.map_or(0, |t| t.pid)).into(),
+            link.map(|t| server_ptr(of(t).map_or("", |l| &l.shard), t.target().pid))
+                .unwrap_or_default()
+                .into(),
+            i64::from(link.map_or(0, |t| t.target().pid)).into(),
             if who.tls { "TLS" } else { "" }.into(),
             entry.application_name().into(),
             shards.join(",").into(),

@@ -3,15 +3,13 @@
 use super::{address, client_ptr, instant, server_ptr};
 use crate::admin::console::table::Table;
 use crate::admin::proxy::Proxy;
-use std::sync::Arc;
 
 pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
     let sessions = proxy.registry().all();
     for host in proxy.databases() {
         for link in host.links() {
-            let session = sessions
-                .iter()
-                .find(|s| !link.idle && s.running().iter().any(|target| Arc::ptr_eq(target, &link.cancel)));
+            let session =
+                sessions.iter().find(|s| !link.idle && s.running().iter().any(|of| of.is_of(&link.cancel)));
             let (local_addr, local_port) = address(link.local);
             let node = &link.cancel.node;
             let since = session.map_or(link.since, |s| s.last_request());
