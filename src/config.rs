@@ -50,6 +50,9 @@ crate::options! {
         max_clients: usize = 10_000,
         /// sessions at once from one address; 0: no limit. Unix sockets are not concerned
         max_clients_per_address: usize = 0,
+        /// links that a user may have at once, on all shards and databases together; 0: no limit. An idle link on another shard or
+        /// of another database ends when somebody waits
+        max_user_connections: usize = 0,
         /// clients that have not logged in, at once; more are closed without an answer
         max_startups: usize = 1_000,
         /// from accept to a finished login

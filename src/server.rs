@@ -601,7 +601,9 @@ fn allowances(config: &Config) -> Arc<Allowances> {
 /// What of the users decides who they are on servers.
 fn logins(config: &Config) -> BTreeMap<String, auth::UserOptions> {
     let plain = |(name, user): (&String, &auth::UserOptions)| {
-        (name.clone(), auth::UserOptions { max_clients: 0, ..user.clone() })
+        let logins =
+            auth::UserOptions { max_clients: 0, max_user_connections: None, pool_mode: None, ..user.clone() };
+        (name.clone(), logins)
     };
     config.users.iter().map(plain).collect()
 }

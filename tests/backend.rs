@@ -745,3 +745,150 @@ async fn a_link_that_was_idle_for_long_is_asked_before_it_is_lent() {
     assert_eq!(ask(&mut link, "select 3").await.unwrap().as_deref(), Some("3"));
     forwarder.abort();
 }
+
+/// Users with pools of their own; one is called like the service user.
+fn two_users() -> Credentials {
+    let identity = |user: &str| Identity { user: user.into(), proof: Proof::None };
+    Credentials::default().identity("app", identity("app")).identity("postgres", identity("postgres"))
+}
+
+#[tokio::test]
+async fn a_cap_over_all_users_ends_idle_links_of_others_and_makes_sessions_wait() {
+    let cluster = cluster(Auth::Trust, 1).await;
+    let options = Options { max_db_connections: 2, ..Options::default() };
+    let map = map_of(&[("a", vec![tcp(&cluster, 0)])]);
+    let backends = Backends::new(&map, options.clone(), two_users()).unwrap();
+    let (app, other) = (backends.pool(&key(A, "app")).unwrap(), backends.pool(&key(A, "postgres")).unwrap());
+    let (first, second) = (acquire(&app).await, acquire(&app).await);
+    let (one, two) = (first.cancel.pid, second.cancel.pid);
+    drop(first);
+    drop(second);
+    assert_eq!(app.stats().idle, 2);
+    // the one that was idle for longest ends
+    let held = acquire(&other).await;
+    assert_eq!((app.stats().idle, other.stats().used), (1, 1));
+    gone(&cluster, one).await;
+    let again = acquire(&app).await;
+    assert_eq!(again.cancel.pid, two);
+    // full, and not taken for dead
+    for (pool, who) in [(&app, "app"), (&other, "postgres")] {
+        let e = pool.acquire(Instant::now() + Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(e.sqlstate(), SqlState::TOO_MANY_CONNECTIONS, "{e}");
+        assert!(
+            e.message().contains(who) && e.message().contains("the 2 that max_db_connections allows"),
+            "{e}"
+        );
+        assert_eq!((pool.stats().last_error, pool.stats().waiting), (None, 0));
+    }
+    // pgweir's own questions are not held up, and go over links of their own
+    let service = backends.service(A, soon()).await.unwrap();
+    assert_eq!(other.stats().used, 1);
+    drop(service);
+    // whoever has waited for longest is next, in whichever pool
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut sessions = Vec::new();
+    for (i, pool) in [&other, &app, &other].into_iter().enumerate() {
+        let (pool, order) = (pool.clone(), order.clone());
+        let waiting = pool.stats().waiting;
+        sessions.push(tokio::spawn({
+            let pool = pool.clone();
+            async move {
+                let lease = pool.acquire(soon()).await.unwrap();
+                order.lock().unwrap().push(i);
+                tokio::task::yield_now().await;
+                drop(lease);
+            }
+        }));
+        cluster::wait(soon(), || async { Ok(pool.stats().waiting == waiting + 1) }).await.unwrap();
+    }
+    drop(again);
+    for session in sessions {
+        session.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
+    // a cap that is lifted serves those who wait
+    let mut all = vec![held, acquire(&other).await];
+    let waiting = tokio::spawn({
+        let app = app.clone();
+        async move { app.acquire(soon()).await.map(drop) }
+    });
+    cluster::wait(soon(), || async { Ok(app.stats().waiting == 1) }).await.unwrap();
+    let tls = Backends::read_tls(&options).unwrap();
+    backends.change(Options { max_db_connections: 3, ..options.clone() }, tls.clone());
+    waiting.await.unwrap().unwrap();
+    // and one that is lowered takes links as they come back
+    backends.change(Options { max_db_connections: 1, ..options }, tls);
+    cluster::wait(soon(), || async { Ok(app.stats().idle == 0) }).await.unwrap();
+    drop(all.pop());
+    assert_eq!((other.stats().used, other.stats().idle), (1, 0));
+    drop(all);
+    assert_eq!((other.stats().used, other.stats().idle), (0, 1));
+}
+
+#[tokio::test]
+async fn a_cap_of_a_user_counts_shards_and_databases_together() {
+    use pgweir::backend::quota::{Quota, UserLimits};
+    let cluster = cluster(Auth::Trust, 1).await;
+    let socket = node(cluster.primary(0).socket_dir().to_str().unwrap(), cluster.primary(0).port);
+    let map = map_of(&[("a", vec![tcp(&cluster, 0)]), ("b", vec![socket])]);
+    let quota = Arc::new(Quota::default());
+    let users = [("app".to_owned(), 2)].into_iter().collect();
+    quota.limit_users(UserLimits { default: 1, users });
+    let databases: Vec<_> =
+        (0..2).map(|_| Backends::within(&quota, &map, Options::default(), two_users()).unwrap()).collect();
+    let pool = |database: usize, shard, user| databases[database].pool(&key(shard, user)).unwrap();
+    let (first, second) = (acquire(&pool(0, A, "app")).await, acquire(&pool(0, B, "app")).await);
+    let e = pool(1, A, "app").acquire(Instant::now() + Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(e.sqlstate(), SqlState::TOO_MANY_CONNECTIONS, "{e}");
+    assert!(e.message().contains("the 2 that max_user_connections allows"), "{e}");
+    // others have links of their own
+    let other = acquire(&pool(1, A, "postgres")).await;
+    assert_eq!((quota.links_of_user("app"), quota.links_of_user("postgres")), (2, 1));
+    drop(first);
+    let third = acquire(&pool(1, B, "app")).await;
+    assert_eq!(pool(0, A, "app").stats().idle, 0, "it made room");
+    drop((second, third, other));
+    drop(databases);
+}
+
+/// Two users and a cap for fewer links than sessions: nobody starves, nothing is lost, and the cap holds at every moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_two_users_share_what_a_cap_leaves_them() {
+    let cluster = cluster(Auth::Trust, 1).await;
+    let options = Options { max_db_connections: 3, ..Options::default() };
+    let map = map_of(&[("a", vec![tcp(&cluster, 0)])]);
+    let backends = Backends::new(&map, options, two_users()).unwrap();
+    let mut sessions = Vec::new();
+    for i in 0..8 {
+        let user = if i % 2 == 0 { "app" } else { "postgres" };
+        let pool = backends.pool(&key(A, user)).unwrap();
+        sessions.push(tokio::spawn(async move {
+            for turn in 0..40 {
+                if (i + turn) % 7 == 0 {
+                    // gives up
+                    drop(pool.acquire(Instant::now() + Duration::from_micros(200)).await);
+                    continue;
+                }
+                let mut link = pool.acquire(soon()).await.unwrap();
+                assert_eq!(ask(&mut link, "select current_user").await, Ok(Some(user.to_owned())));
+            }
+        }));
+    }
+    let watched = backends.clone();
+    let watch = tokio::spawn(async move {
+        loop {
+            let open: usize = watched.stats().iter().map(|p| p.used + p.idle + p.connecting).sum();
+            // pools are counted one after the other: a link that moves may be seen twice
+            assert!(open <= 6, "{:?}", watched.stats());
+            tokio::task::yield_now().await;
+        }
+    });
+    for session in sessions {
+        session.await.unwrap();
+    }
+    assert!(!watch.is_finished());
+    watch.abort();
+    let stats = backends.stats();
+    let open: usize = stats.iter().map(|p| p.idle).sum();
+    assert!(open <= 3 && stats.iter().all(|p| p.used == 0 && p.waiting == 0), "{stats:?}");
+}

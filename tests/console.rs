@@ -2,11 +2,11 @@
 
 mod harness;
 
+use harness::console::{PATIENCE, cell, code, show, until};
 use harness::{Harness, Setup, connect};
-use std::time::{Duration, Instant};
-use tokio_postgres::{Client, SimpleQueryMessage};
+use std::time::Instant;
+use tokio_postgres::Client;
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const OPERATORS: &str = "[admin]\nusers = [\"app\"]\nstats_users = [\"postgres\"]\n";
 
 async fn started() -> Harness {
@@ -15,39 +15,6 @@ async fn started() -> Harness {
 
 async fn console(h: &Harness) -> Client {
     h.client_as(&h.cluster.app, "pgbouncer").await
-}
-
-/// The rows of a SHOW, as (column, value) pairs.
-async fn show(console: &Client, what: &str) -> Vec<Vec<(String, String)>> {
-    let answer = console.simple_query(&format!("SHOW {what}")).await.unwrap();
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => {
-            let pair = |(i, c): (usize, &tokio_postgres::SimpleColumn)| {
-                (c.name().to_owned(), row.get(i).unwrap_or("<null>").to_owned())
-            };
-            Some(row.columns().iter().enumerate().map(pair).collect())
-        }
-        _ => None,
-    };
-    answer.into_iter().filter_map(row).collect()
-}
-
-fn cell<'a>(row: &'a [(String, String)], column: &str) -> &'a str {
-    row.iter().find(|(name, _)| name == column).map(|(_, value)| value.as_str()).unwrap_or_else(|| {
-        panic!("no column {column} in {row:?}");
-    })
-}
-
-fn code(e: &tokio_postgres::Error) -> String {
-    e.code().map(|c| c.code().to_owned()).unwrap_or_else(|| panic!("no SQLSTATE: {e:?}"))
-}
-
-async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !reached().await {
-        assert!(Instant::now() < deadline, "not reached: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Columns as pgbouncer 1.18 has them, in its order: dashboards read by name, some scripts by place.

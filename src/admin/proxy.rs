@@ -51,6 +51,7 @@ pub struct Hosted {
     pub plans: plan::Stats,
     /// takes no new sessions
     pub disabled: bool,
+    pub pool_mode: &'static str,
 }
 
 impl Hosted {
@@ -69,6 +70,10 @@ impl Hosted {
 #[derive(Debug, Clone)]
 pub struct User {
     pub name: String,
+    /// of its own
+    pub pool_mode: Option<&'static str>,
+    /// links that it may have, and has, on all shards and databases together; 0: no limit
+    pub links: (usize, usize),
 }
 
 /// Figures of the process.

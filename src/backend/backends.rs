@@ -6,6 +6,7 @@ use crate::backend::credentials::{Credentials, Identity, Proof, SERVICE};
 use crate::backend::link::Link;
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
+use crate::backend::quota::Quota;
 use crate::backend::shard::ShardNodes;
 use crate::backend::tls::Tls;
 use crate::error::{Error, Result, Source, SqlState};
@@ -36,6 +37,10 @@ pub struct Backends {
     /// Names of all shards there ever were, by number; held while the set of pools or shards changes.
     names: Mutex<Vec<Arc<str>>>,
     runtime: Handle,
+    /// caps over several pools, those of other databases too
+    quota: Arc<Quota>,
+    /// of the logical database
+    database: Arc<str>,
     /// by an operator; read and written under the lock on `names`
     paused: AtomicBool,
     /// other settings: how often to look after links depends on them
@@ -47,6 +52,16 @@ impl Backends {
     ///
     /// Must be called inside a tokio runtime. Errors: F0000 when a certificate file is wrong.
     pub fn new(map: &ShardMap, options: Options, credentials: Credentials) -> Result<Arc<Backends>> {
+        Self::within(&Arc::default(), map, options, credentials)
+    }
+
+    /// The same, under caps that others share.
+    pub fn within(
+        quota: &Arc<Quota>,
+        map: &ShardMap,
+        options: Options,
+        credentials: Credentials,
+    ) -> Result<Arc<Backends>> {
         let runtime = Handle::try_current().map_err(|e| Error::internal(e.to_string()))?;
         let service = Identity {
             user: options.service_user.as_str().into(),
@@ -60,6 +75,8 @@ impl Backends {
             pools: DashMap::default(),
             names: Mutex::new(map.shards.iter().map(|s| s.name.clone()).collect()),
             runtime,
+            quota: quota.clone(),
+            database: map.database.clone(),
             paused: AtomicBool::new(false),
             changed: Arc::default(),
         });
@@ -122,18 +139,19 @@ impl Backends {
         let identity = self.credentials.of(&key.user, &shard.name);
         let user = identity.user.clone();
         // Shared only when the proof is the same too, or the first to come would decide whether logins work.
-        let owner =
-            if self.credentials.of(&user, &shard.name) == identity { user.clone() } else { key.user.clone() };
+        let same = || self.credentials.of(&user, &shard.name) == identity;
+        let owner = if *key.user != *SERVICE && same() { user.clone() } else { key.user.clone() };
         let listed =
             self.pools.entry(PoolKey { shard: key.shard, user: owner.clone() }).or_insert_with(|| {
-                Arc::new(Pool::new(
+                Pool::new(
                     shard.clone(),
                     user,
                     owner,
                     self.connector.clone(),
                     self.credentials.clone(),
                     self.runtime.clone(),
-                ))
+                    (&self.quota, &self.database),
+                )
             });
         // The entry is a lock, which must not be held when the same map is written.
         let pool = listed.clone();
@@ -197,11 +215,16 @@ impl Backends {
         if renew {
             self.renew();
         }
+        self.look_after();
+        self.changed.notify_one();
+    }
+
+    /// Looks after all links at once: settings have changed.
+    pub fn look_after(&self) {
         let now = Instant::now();
         for pool in self.all_pools() {
             pool.sweep(now);
         }
-        self.changed.notify_one();
     }
 
     /// Sends a CancelRequest for what each link runs now, side by side; best effort, bounded in time. None is sent for a link

@@ -116,6 +116,7 @@ impl Connector {
                 pinned: false,
                 born: now,
                 idle_since: now,
+                place: None,
             };
             login::login(&mut link, identity, application, &self.stretched).await?;
             self.encodings.learn(&link);

@@ -2,6 +2,7 @@
 
 use crate::backend::cancel::CancelTarget;
 use crate::backend::exchange::Message;
+use crate::backend::quota::Place;
 use crate::backend::stream::Stream;
 use crate::error::SqlState;
 use crate::shards::ShardId;
@@ -51,6 +52,8 @@ pub struct Link {
     pub pinned: bool,
     pub born: std::time::Instant,
     pub idle_since: std::time::Instant,
+    /// among all links of its shard and user
+    pub(crate) place: Option<Place>,
 }
 
 impl Link {
@@ -120,26 +123,44 @@ impl Link {
     /// Asks the server of an idle link for a sign of life: an empty query. Whoever stops waiting for it must not use the link.
     /// A cancel request that meets the query is a sign as well.
     pub(crate) async fn is_answering(&mut self) -> bool {
-        frontend::query(&mut self.output, b"");
+        self.does(b"").await.is_some() && self.settle()
+    }
+
+    /// Has the server forget what its session has; the same holds.
+    pub(crate) async fn discard_all(&mut self) -> bool {
+        if self.does(b"DISCARD ALL").await != Some(true) {
+            return false;
+        }
+        self.statements.clear();
+        self.applied = Some(Arc::default());
+        self.pinned = false;
+        self.settle()
+    }
+
+    /// A simple query without rows. `false`: it was cancelled; `None`: it failed otherwise, and the link is broken.
+    async fn does(&mut self, text: &[u8]) -> Option<bool> {
+        let mut done = true;
+        frontend::query(&mut self.output, text);
         // a simple query ends it
         self.statements.remove("");
         self.outstanding += 1;
-        if self.flush().await.is_err() {
-            return false;
-        }
+        self.flush().await.ok()?;
         loop {
             match self.message(MAX_ASYNC_MESSAGE).await {
                 Ok(Message { tag: b'S', body }) => drop(self.learn_parameter(&body)),
-                Ok(Message { tag: b'N' | b'I', .. }) => {}
+                Ok(Message { tag: b'N' | b'I' | b'C' | b'A', .. }) => {}
                 Ok(Message { tag: b'E', body })
-                    if ErrorFields::parse(&body).is_ok_and(|e| e.sqlstate() == SqlState::QUERY_CANCELED) => {}
+                    if ErrorFields::parse(&body).is_ok_and(|e| e.sqlstate() == SqlState::QUERY_CANCELED) =>
+                {
+                    done = false;
+                }
                 Ok(Message { tag: b'Z', body }) if *body == *b"I" => {
                     self.outstanding -= 1;
-                    return self.settle();
+                    return Some(done);
                 }
                 Ok(_) | Err(_) => {
                     self.broken = true;
-                    return false;
+                    return None;
                 }
             }
         }

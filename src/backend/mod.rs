@@ -26,6 +26,8 @@
 //! - *A cancel request belongs to a lease*: `cancel` says why it cannot reach the statement of another session.
 //! - *Shards have numbers* ([`ShardId`](crate::shards::ShardId)), and sessions may plan by an older map for a moment.
 //!   So a reload that gives a number to another shard is refused, for as long as the process lives.
+//! - *Caps over several pools* (`max_db_connections`, `max_user_connections`) are one account with one line for all pools:
+//!   [`quota`]. A pool that may not open a link is full, not cut off: who waits too long there hears 53300.
 //! - *Passwords and keys*: `credentials`. Stretching a password (PBKDF2) takes a millisecond and happens once per
 //!   node and user. SCRAM binds to the TLS channel whenever server and certificate allow it.
 //! - *The service user* has pools of its own: what it may do, no client gets by sharing a link with it.
@@ -46,6 +48,7 @@ pub mod oids;
 pub mod options;
 pub mod pool;
 mod question;
+pub mod quota;
 mod shard;
 pub mod stream;
 pub mod tls;

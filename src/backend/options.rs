@@ -16,6 +16,9 @@ crate::options! {
         reserve_pool_size: usize = 0,
         /// How long a session waits for a link before one of the reserve is opened for it.
         reserve_pool_timeout: Duration = Duration::from_secs(5),
+        /// Links that one shard may have at most, those of all users together; pgweir's own are not counted. An idle link of
+        /// another user ends when somebody waits. 0: no limit.
+        max_db_connections: usize = 0,
         /// A link that was idle for longer is asked, with an empty query, before it is lent; one that does not answer is
         /// replaced. 0: never asked.
         server_check_delay: Duration = Duration::from_secs(30),

@@ -1,18 +1,23 @@
 //! Links of one (shard, user), lent out in order of asking.
 
+mod attempt;
+mod lease;
+
+use attempt::Attempt;
+pub use lease::Lease;
+
 pub use crate::backend::backends::Backends;
-use crate::backend::backends::application;
 use crate::backend::cancel::CancelTarget;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, SERVICE};
 use crate::backend::link::Link;
 use crate::backend::options::limit;
+use crate::backend::quota::{Parties, Party, Place, Quota};
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -38,11 +43,20 @@ pub struct Pool {
     connector: Arc<Connector>,
     credentials: Arc<Credentials>,
     runtime: Handle,
+    /// caps over several pools; `None`: pgweir's own links, which are not counted
+    share: Option<Share>,
     state: Mutex<State>,
     /// a pause has ended
     resumed: Notify,
     /// a link has ended that a pause or a renewal waits for
     ended: Notify,
+}
+
+/// A pool's part in the caps over several pools.
+#[derive(Debug)]
+struct Share {
+    quota: Arc<Quota>,
+    parties: Arc<Parties>,
 }
 
 /// What the lock guards. It is held for moves of a few words, never across an await.
@@ -141,6 +155,11 @@ impl State {
         self.used + self.idle.len() + self.connecting
     }
 
+    /// Since when the first session waits that no attempt is for.
+    fn unprovided(&self) -> Option<Instant> {
+        self.waiters.iter().filter(|w| !w.is_closed()).nth(self.connecting).map(|w| w.since)
+    }
+
     /// Waiters that are still there, counted up to `most`.
     fn waiting(&mut self, most: usize) -> usize {
         while self.waiters.front().is_some_and(Waiter::is_closed) {
@@ -158,18 +177,31 @@ impl Pool {
         connector: Arc<Connector>,
         credentials: Arc<Credentials>,
         runtime: Handle,
-    ) -> Self {
-        Pool {
+        (quota, database): (&Arc<Quota>, &Arc<str>),
+    ) -> Arc<Self> {
+        let share = (*client != *SERVICE).then(|| Share {
+            quota: quota.clone(),
+            parties: Arc::new([
+                Party::Shard { database: database.clone(), shard: shard.name.clone() },
+                Party::User(client.clone()),
+            ]),
+        });
+        let pool = Arc::new(Pool {
             shard,
             user,
             client,
             connector,
             credentials,
             runtime,
+            share,
             state: Mutex::default(),
             resumed: Notify::new(),
             ended: Notify::new(),
+        });
+        if let Some(share) = &pool.share {
+            share.quota.add(&pool);
         }
+        pool
     }
 
     /// A link, in FIFO order. Errors: 53300 when the deadline passes in the queue, 08001/57P03 with the shard's
@@ -206,7 +238,7 @@ impl Pool {
             Err(_) | Ok(Err(_)) => turn.turn.try_recv().ok(),
         };
         turn.served = served.is_some();
-        drop(turn);
+        // While it stands in the queue, the pool knows what it waits for.
         served.unwrap_or_else(|| Err(self.late()))
     }
 
@@ -361,18 +393,25 @@ impl Pool {
         let options = self.connector.options();
         let idle_limit = limit(options.idle_timeout);
         let most = self.size() + options.reserve_pool_size;
+        if let Some(share) = &self.share {
+            share.quota.adjust(&share.parties, self.most(share));
+        }
         let mut ended = Vec::new();
         {
             let mut state = self.lock();
+            // of those that are too many, the next look takes the next one
+            let mut owed = self.is_owed(None);
             let mut i = 0;
             while i < state.idle.len() {
                 let open = state.used + state.idle.len();
                 let link = &mut state.idle[i];
                 let wanted =
                     now.saturating_duration_since(link.idle_since) < idle_limit || open <= self.floor();
+                let wanted = wanted && !owed;
                 if wanted && open <= most && self.may_go_on(link, now) && link.is_alive() {
                     i += 1;
                 } else {
+                    owed = false;
                     let link = state.idle.remove(i);
                     state.forget(&link);
                     ended.push(link);
@@ -455,11 +494,85 @@ impl Pool {
             wanted = wanted.min(1usize.saturating_sub(state.connecting));
         }
         for _ in 0..wanted {
-            state.connecting += 1;
-            let attempt = Attempt { pool: self.clone(), counted: false };
-            let after = state.not_before;
-            self.runtime.spawn(attempt.run(after));
+            let place = match &self.share {
+                None => None,
+                Some(share) => match share.quota.enter(&share.parties, self.most(share)) {
+                    Some(place) => Some(place),
+                    None => return self.line_up(state, share),
+                },
+            };
+            self.attempt(state, place);
         }
+    }
+
+    fn attempt(self: &Arc<Self>, state: &mut State, place: Option<Place>) {
+        state.connecting += 1;
+        let attempt = Attempt::new(self.clone(), place);
+        let after = state.not_before;
+        self.runtime.spawn(attempt.run(after));
+    }
+
+    /// Caps over several pools leave no room: somebody else's idle link ends, or this pool waits for its turn.
+    fn line_up(self: &Arc<Self>, state: &State, share: &Share) {
+        let Some(since) = state.unprovided() else { return };
+        if share.quota.line_up(self, &share.parties, since) {
+            let (pool, quota) = (self.clone(), share.quota.clone());
+            self.runtime.spawn(async move { quota.make_room(&pool) });
+        }
+    }
+
+    /// Its turn has come: room for one link.
+    pub(crate) fn receive(self: &Arc<Self>, place: Place) {
+        let mut place = Some(place);
+        let mut state = self.lock();
+        let room = state.total() < self.size() + self.connector.options().reserve_pool_size;
+        let alone = state.failures == 0 || state.connecting == 0;
+        if !state.retired && !state.paused && room && alone && state.unprovided().is_some() {
+            self.attempt(&mut state, place.take());
+            self.open_what_is_wanted(&mut state);
+        }
+        // what is not needed goes to the next, who may be of this pool
+        drop(state);
+    }
+
+    /// Closes the link that has been idle for longest. False: there is none.
+    pub(crate) fn evict(&self) -> bool {
+        let link = {
+            let mut state = self.lock();
+            if state.idle.is_empty() {
+                return false;
+            }
+            // the last one is used next
+            let link = state.idle.remove(0);
+            state.forget(&link);
+            link
+        };
+        tracing::debug!(shard = %self.shard.name, user = %self.user, "an idle link makes room for another user's");
+        link.end();
+        self.ended.notify_waiters();
+        true
+    }
+
+    pub(crate) fn idle_for_longest(&self) -> Option<Instant> {
+        self.lock().idle.first().map(|link| link.idle_since)
+    }
+
+    pub(crate) fn is_counted_with(&self, party: &Party) -> bool {
+        self.share.as_ref().is_some_and(|share| share.parties.contains(party))
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// The caps that hold for it.
+    fn most(&self, share: &Share) -> [usize; 2] {
+        [self.connector.options().max_db_connections, share.quota.most_of_user(&self.client)]
+    }
+
+    /// Whether a free link must end for the sake of another pool, whose sessions wait for longer than since `since`.
+    fn is_owed(&self, since: Option<Instant>) -> bool {
+        self.share.as_ref().is_some_and(|share| share.quota.is_owed(&share.parties, since))
     }
 
     /// Gives a link to the first who waits, or keeps it. `state.used` does not count it when this is called.
@@ -478,6 +591,9 @@ impl Pool {
                 Err(Err(_)) => return,
             }
         }
+        if let Some(share) = &self.share {
+            share.quota.leave(self);
+        }
         link.idle_since = now;
         state.idle.push(link);
     }
@@ -488,7 +604,7 @@ impl Pool {
         if canceling && link.settle() {
             // Whoever lets go of it in between must not use it.
             link.broken = true;
-            self.runtime.spawn(calm(Lease { link: Some(link), pool: self.clone() }));
+            self.runtime.spawn(lease::calm(Lease { link: Some(link), pool: self.clone() }));
         } else {
             self.take_back(link);
         }
@@ -504,7 +620,8 @@ impl Pool {
             if outdated {
                 state.outdated = state.outdated.saturating_sub(1);
             }
-            let surplus = state.total() >= self.size() + self.connector.options().reserve_pool_size;
+            let surplus = state.total() >= self.size() + self.connector.options().reserve_pool_size
+                || self.is_owed(state.waiters.iter().find(|w| !w.is_closed()).map(|w| w.since));
             if reusable && !state.retired && !state.paused && !outdated && !surplus {
                 self.pass_on(&mut state, link, now);
                 None
@@ -537,7 +654,8 @@ impl Pool {
             }
             state.last_error = Some(error.clone());
             self.ended.notify_waiters();
-            if state.total() == 0 {
+            // A server that is full lets somebody in sooner or later.
+            if state.total() == 0 && error.sqlstate() != SqlState::TOO_MANY_CONNECTIONS {
                 std::mem::take(&mut state.waiters)
             } else {
                 self.open_what_is_wanted(&mut state);
@@ -584,24 +702,43 @@ impl Pool {
     }
 
     /// The deadline passed in the queue.
-    fn late(&self) -> Error {
+    fn late(self: &Arc<Self>) -> Error {
         let stats = self.stats();
         let PoolStats { shard, user, size, used, waiting, .. } = &stats;
-        if *used < *size {
+        let others = waiting.saturating_sub(1);
+        if let Some((party, most)) = self.share.as_ref().and_then(|share| share.quota.full_for(self)) {
+            let (whose, key) = match party {
+                Party::Shard { .. } => ("all users together have", "max_db_connections"),
+                Party::User(_) => {
+                    ("the user has on all shards and databases together", "max_user_connections")
+                }
+            };
+            return Error::limit(
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!(
+                    "no link to shard \"{shard}\" for user \"{user}\" became free in time: {whose} the {most} that \
+                     {key} allows, {others} other sessions of this pool wait"
+                ),
+            )
+            .hint(format!("Make transactions shorter, or raise {key} as far as the servers allow."))
+            .retryable();
+        }
+        let full = self.lock().last_error.clone().filter(|e| e.sqlstate() == SqlState::TOO_MANY_CONNECTIONS);
+        if *used < *size && full.is_none() {
             let why = stats.last_error.as_deref().unwrap_or("the server has not answered in time");
             return Error::shard(
                 SqlState::CANNOT_CONNECT,
                 &**shard,
                 format!("no link to shard \"{shard}\" for user \"{user}\" could be opened in time: {why}"),
             )
-            .hint(format!("{used} of at most {size} links are in use, {waiting} sessions wait."))
+            .hint(format!("{used} of at most {size} links are in use, {others} other sessions wait."))
             .retryable();
         }
         let mut error = Error::limit(
             SqlState::TOO_MANY_CONNECTIONS,
             format!(
                 "no link to shard \"{shard}\" for user \"{user}\" became free in time: {used} of {size} are in use, \
-                 {waiting} other sessions wait"
+                 {others} other sessions wait"
             ),
         );
         if let Some(why) = &stats.last_error {
@@ -641,93 +778,13 @@ impl Drop for Turn<'_> {
         }
         self.turn.close();
         let mut state = self.pool.lock();
+        if let (0, Some(share)) = (state.waiting(1), &self.pool.share) {
+            share.quota.leave(self.pool);
+        }
         state.gone += 1;
         if state.gone * 2 > state.waiters.len() {
             state.waiters.retain(|w| !w.is_closed());
             state.gone = 0;
         }
-    }
-}
-
-/// An attempt to open a link. Ends the count also when the runtime shuts down under it.
-struct Attempt {
-    pool: Arc<Pool>,
-    counted: bool,
-}
-
-impl Attempt {
-    async fn run(mut self, after: Option<Instant>) {
-        // Not before: a runtime that shuts down drops it inside `spawn`, under the lock that the count is behind.
-        self.counted = true;
-        if let Some(instant) = after {
-            tokio::time::sleep_until(instant.into()).await;
-            let pool_floor = self.pool.floor();
-            let mut state = self.pool.lock();
-            if state.waiting(1) == 0 && state.total() > pool_floor {
-                // Under the same lock, or a waiter that comes now would count on this attempt.
-                state.connecting -= 1;
-                self.counted = false;
-                self.pool.ended.notify_waiters();
-                return;
-            }
-        }
-        let pool = self.pool.clone();
-        let identity = pool.credentials.of(&pool.client, &pool.shard.name);
-        let outcome = pool.shard.open(&pool.connector, &identity, application(&pool.client)).await;
-        self.counted = false;
-        match outcome {
-            Ok(link) => pool.attempt_succeeded(link),
-            Err(error) => pool.attempt_failed(error),
-        }
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if self.counted {
-            self.pool.lock().connecting -= 1;
-            self.pool.ended.notify_waiters();
-        }
-    }
-}
-
-/// Gives a link back once no cancel request can reach it any more: see [`cancel`](crate::backend::cancel).
-async fn calm(mut lease: Lease) {
-    lease.cancel.quiet().await;
-    if lease.cancel.is_doubtful() {
-        return;
-    }
-    lease.broken = false;
-    let patience = limit(lease.pool.connector.options().cancel_timeout);
-    if tokio::time::timeout(patience, lease.is_answering()).await.is_err() {
-        lease.broken = true;
-    }
-}
-
-/// A link lent to one session. Dropping it returns a clean link to the pool and closes any other.
-#[derive(Debug)]
-pub struct Lease {
-    /// `None` only while the link is on its way back
-    link: Option<Box<Link>>,
-    pool: Arc<Pool>,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
-            self.pool.give_back(link);
-        }
-    }
-}
-
-impl Deref for Lease {
-    type Target = Link;
-    fn deref(&self) -> &Link {
-        self.link.as_ref().expect("a lease holds a link until it is dropped")
-    }
-}
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut Link {
-        self.link.as_mut().expect("a lease holds a link until it is dropped")
     }
 }

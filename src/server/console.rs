@@ -8,6 +8,8 @@ use crate::error::{Error, Result, SqlState};
 use crate::options::{Described, Section};
 use crate::session::Greeted;
 use crate::session::Shutdown;
+use crate::session::auth::UserOptions;
+use crate::session::database::PoolMode;
 use crate::session::registry::Registry;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -60,6 +62,7 @@ impl Proxy for Operated {
             snapshot: database.snapshot.load_full(),
             plans: database.planner.stats(),
             disabled: database.disabled.load(Ordering::Relaxed),
+            pool_mode: database.options().pool_mode.as_str(),
         };
         let mut all: Vec<_> = door.databases.values().map(hosted).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -67,7 +70,13 @@ impl Proxy for Operated {
     }
 
     fn users(&self) -> Vec<User> {
-        self.house.config.load().users.keys().map(|name| User { name: name.clone() }).collect()
+        let config = self.house.config.load();
+        let shown = |(name, user): (&String, &UserOptions)| User {
+            name: name.clone(),
+            pool_mode: user.pool_mode.map(PoolMode::as_str),
+            links: self.house.hosted.links_of(name),
+        };
+        config.users.iter().map(shown).collect()
     }
 
     fn figures(&self) -> Figures {

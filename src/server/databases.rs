@@ -9,6 +9,7 @@ use crate::backend;
 use crate::backend::credentials::{self, Credentials, Identity, Proof};
 use crate::backend::directory::Directories;
 use crate::backend::pool::Backends;
+use crate::backend::quota::{Quota, UserLimits};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::options::Secret;
@@ -20,7 +21,7 @@ use crate::session::startup::Databases;
 use crate::shards::file::Finding;
 use crate::shards::watch::{Folder, FolderWatch};
 use crate::shards::{self, ShardMap};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -29,7 +30,11 @@ use tokio::task::AbortHandle;
 
 /// Every database that is served, or still used.
 #[derive(Debug, Default)]
-pub struct Hosted(Mutex<BTreeMap<Arc<str>, Host>>);
+pub struct Hosted {
+    hosts: Mutex<BTreeMap<Arc<str>, Host>>,
+    /// caps on links over all databases
+    quota: Arc<Quota>,
+}
 
 /// Ends when a new database's schema has been read, or when the first attempt has failed.
 pub type Furnished = Vec<oneshot::Receiver<()>>;
@@ -150,7 +155,8 @@ impl Hosted {
             let goes_on = before.is_some_and(|h| h.can_become(&settings)) && !credentials_changed;
             if !goes_on {
                 let credentials = credentials(config, &settings);
-                let backends = Backends::new(&new.map, settings.servers.clone(), credentials)?;
+                let backends =
+                    Backends::within(&self.quota, &new.map, settings.servers.clone(), credentials)?;
                 // what an operator holds stays held
                 if hosts.get(&new.name).is_some_and(|h| h.current.backends.is_paused()) {
                     backends.hold();
@@ -176,6 +182,9 @@ impl Hosted {
                 host.take_over(&new.map)?;
             }
         }
+        self.quota.limit_users(user_limits(config));
+        let modes: HashMap<_, _> =
+            config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.pool_mode?))).collect();
         let mut databases = Databases::new();
         let mut furnished = Furnished::new();
         for new in accepted {
@@ -226,6 +235,10 @@ impl Hosted {
                     Follower(tokio::spawn(following).abort_handle())
                 }
             };
+            for database in lives.iter().filter_map(|l| l.database.upgrade()) {
+                database.change_modes(modes.clone());
+                database.backends.look_after();
+            }
             databases.insert(new.name.clone(), current.clone());
             hosts.insert(new.name, Host { store: new.store, settings, current, lives, follower });
         }
@@ -237,6 +250,11 @@ impl Hosted {
         let hosts = self.lock();
         let lives = hosts.get(name).map(|host| &host.lives[..]).unwrap_or_default();
         lives.iter().filter_map(|life| Some(life.database.upgrade()?.backends.clone())).collect()
+    }
+
+    /// Links that a user may have, and has; 0: there is no limit.
+    pub fn links_of(&self, user: &str) -> (usize, usize) {
+        (self.quota.most_of_user(user), self.quota.links_of_user(user))
     }
 
     /// A map file has changed. `None`: nothing in it has.
@@ -258,7 +276,7 @@ impl Hosted {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Host>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -288,6 +306,11 @@ impl Host {
         }
         Ok(())
     }
+}
+
+fn user_limits(config: &Config) -> UserLimits {
+    let own = config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.max_user_connections?)));
+    UserLimits { default: config.server.max_user_connections, users: own.collect() }
 }
 
 /// Mistakes in map files, as one error.

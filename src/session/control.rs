@@ -3,6 +3,7 @@
 use crate::error::{Error, SqlState};
 use crate::exec::reply::{Expect, Pending, Show};
 use crate::plan::{Snapshot, Template};
+use crate::session::database::PoolMode;
 use crate::session::extended;
 use crate::session::run::{Enlist, Served, Session, Trouble};
 use crate::shards::ShardId;
@@ -38,10 +39,17 @@ pub enum Control {
 
 /// `None`: a statement to be routed.
 ///
-/// Errors: 0A000 for one that pgweir would have to say again, in words that it only has in a widened form (`wide`). With
+/// Errors: 0A000 for a block in statement mode, and for one that pgweir would have to say again, in words that it only has in a widened form (`wide`). With
 /// one shard a setting needs no saying again, if it stays on its link.
-pub fn of(template: &Template, text: &str, wide: bool, shards: usize) -> Result<Option<Control>, Error> {
+pub fn of(
+    template: &Template,
+    text: &str,
+    wide: bool,
+    shards: usize,
+    mode: PoolMode,
+) -> Result<Option<Control>, Error> {
     match by_class(template, text) {
+        Some(Control::Begin(_)) if mode == PoolMode::Statement => Err(no_blocks()),
         Some(control) if wide && !text.is_ascii() => match control {
             Control::Set(Effect::Set { .. }) if shards == 1 => Ok(None),
             _ => Err(Error::unsupported(
@@ -51,6 +59,13 @@ pub fn of(template: &Template, text: &str, wide: bool, shards: usize) -> Result<
         },
         control => Ok(control),
     }
+}
+
+/// What there is not when links go back at the end of each statement.
+pub(super) fn no_blocks() -> Error {
+    Error::unsupported("transaction blocks are not allowed in statement pooling mode").hint(
+        "The pool_mode of the database, or of the user, must be \"transaction\" or \"session\" for them.",
+    )
 }
 
 fn by_class(template: &Template, text: &str) -> Option<Control> {

@@ -27,6 +27,8 @@ pub struct Database {
     pub backends: Arc<Backends>,
     /// as of the last reload
     options: ArcSwap<Options>,
+    /// of users that have one of their own
+    modes: ArcSwap<HashMap<String, PoolMode>>,
     /// what servers report to sessions that begin
     pub baselines: Baselines,
     /// names of prepared statements
@@ -40,9 +42,24 @@ pub struct Database {
     read: watch::Sender<u64>,
 }
 
+crate::choice! {
+    /// When a link goes back to its pool.
+    pub enum PoolMode {
+        /// when the client leaves; the link is cleaned with DISCARD ALL
+        Session = "session",
+        /// at the end of a transaction
+        Transaction = "transaction",
+        /// at the end of a statement: there are no transaction blocks
+        Statement = "statement",
+    }
+}
+
 crate::options! {
     /// Settings of a database that sessions read.
     pub struct Options {
+        /// when a link goes back to its pool: `transaction` at the end of each transaction, `session` when the client leaves,
+        /// `statement` at the end of each statement, and BEGIN is refused. For sessions that begin from now on
+        pool_mode: PoolMode = PoolMode::Transaction,
         /// how long a statement waits for a link to a server before it fails with 53300
         checkout_timeout: Duration = Duration::from_secs(5),
         /// a client that has sent nothing for so long, outside a transaction, is disconnected with 57P05; 0: never
@@ -86,6 +103,7 @@ impl Database {
             planner: Planner::new(options.plan_cache),
             backends,
             options: ArcSwap::from_pointee(options),
+            modes: ArcSwap::default(),
             baselines: Baselines::default(),
             statements: Statements::default(),
             lookup: Lookup::new(lookup),
@@ -99,6 +117,16 @@ impl Database {
     #[inline]
     pub fn options(&self) -> Guard<Arc<Options>> {
         self.options.load()
+    }
+
+    /// When links of a user's sessions go back to their pools.
+    pub fn pool_mode(&self, user: &str) -> PoolMode {
+        self.modes.load().get(user).copied().unwrap_or(self.options().pool_mode)
+    }
+
+    /// Users whose sessions have another mode than the database's, from now on.
+    pub fn change_modes(&self, modes: HashMap<String, PoolMode>) {
+        self.modes.store(Arc::new(modes));
     }
 
     /// Takes other settings over, in place. The number of plans that are kept does not change.

@@ -306,7 +306,7 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
     let statement = Statement { text, scan: &scan, piece: 0, hints };
     let template = s.database.planner.template(&statement, &snapshot, &s.reading);
     let shards = snapshot.map.shards.len();
-    let mut served_here = !odd && control::of(&template, text, original.is_some(), shards)?.is_some();
+    let mut served_here = !odd && control::of(&template, text, original.is_some(), shards, s.mode)?.is_some();
     if s.txn.failed() {
         match template.class {
             Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_) => {}
@@ -452,7 +452,8 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     let shards = snapshot.map.shards.len();
     let closes = (template.class == Class::CloseCursor).then(|| cursor_named(&prepared.text)).flatten();
     if !prepared.odd
-        && let Some(control) = control::of(&template, &prepared.text, prepared.original.is_some(), shards)?
+        && let Some(control) =
+            control::of(&template, &prepared.text, prepared.original.is_some(), shards, s.mode)?
     {
         let text = prepared.text.clone();
         send_deferred(s, None, &snapshot).await?;
@@ -664,7 +665,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     let prepared = statement(&mut s.extended, nothing_owed, &name).ok_or_else(|| no_statement(&name))?;
     prepared.check_encoding(s.reading.encodings.client)?;
     let (wide, shards) = (prepared.original.is_some(), snapshot.map.shards.len());
-    if !prepared.odd && control::of(&prepared.template, &prepared.text, wide, shards)?.is_some() {
+    if !prepared.odd && control::of(&prepared.template, &prepared.text, wide, shards, s.mode)?.is_some() {
         send_deferred(s, None, &snapshot).await?;
         s.run.local(|out| {
             backend::parameter_description(out, &[]);

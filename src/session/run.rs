@@ -6,14 +6,14 @@ use crate::plan::{Encodings, Reading, Route, Snapshot};
 use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
 use crate::session::clock::{Clock, Phase};
-use crate::session::database::Database;
+use crate::session::database::{Database, PoolMode};
 use crate::session::extended::Extended;
 use crate::session::registry::{Entry, Registration, Watch};
 use crate::session::turn::Turn;
-use crate::session::{Greeted, Shutdown, copy, extended, simple, temporaries};
+use crate::session::{Greeted, Shutdown, control, copy, extended, simple, temporaries};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
-use crate::txn::{Effect, Txn, aborted};
+use crate::txn::{Block, Effect, Txn, aborted};
 use crate::wire::encoding::Encoding;
 use crate::wire::frame::{self, Limits};
 use crate::wire::{backend, frontend};
@@ -38,6 +38,8 @@ pub struct Session {
     pub(super) pid: i32,
     /// what others see of it
     pub(super) entry: Arc<Entry>,
+    /// when its links go back to their pools
+    pub(super) mode: PoolMode,
     pub(super) txn: Txn,
     pub(super) run: Run,
     pub(super) extended: Extended,
@@ -143,8 +145,10 @@ pub async fn serve(
     let running = Arc::new(Watch::new(entry.clone(), database.backends.clone()));
     let server_encoding = database.backends.server_encoding();
     let reading_of = Grounds { settings: 0, reports: client.reports(), reported: true, server_encoding };
+    let mode = database.pool_mode(&user);
     let mut session = Session {
         client,
+        mode,
         pid,
         entry,
         txn: Txn::new(database.backends.clone(), user.clone(), running, settings),
@@ -171,6 +175,7 @@ pub async fn serve(
     };
     let default_one_snapshot = session.baseline.one_snapshot(&session.txn.effective());
     session.txn.set_default_one_snapshot(default_one_snapshot);
+    session.txn.set_keeps_links(mode == PoolMode::Session);
     tracing::debug!(peer, protocol, user = %session.user, "session begins");
     let end = session.run(&mut shutdown).await;
     if let Gone::Fatal(e) = &end {
@@ -268,6 +273,7 @@ impl Session {
         let len = header.len;
         if self.run.is_idle() {
             self.clock.restart();
+            self.check_mode()?;
         }
         self.turn.message(tag, self.txn.in_block(), &self.entry);
         let done = match tag {
@@ -285,6 +291,18 @@ impl Session {
         };
         self.client.input.advance(len);
         done
+    }
+
+    /// A block that a server has begun unseen, where there must be none.
+    fn check_mode(&self) -> Result<(), Gone> {
+        match self.txn.block() {
+            Block::Open(begin) | Block::Failed(begin)
+                if self.mode == PoolMode::Statement && !begin.implicit =>
+            {
+                Err(Gone::Fatal(control::no_blocks().fatal()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The header of the message at the front, if all of it is there (or it is COPY data).

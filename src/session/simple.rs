@@ -217,7 +217,7 @@ fn control_of(
     template: &Template,
     snapshot: &Snapshot,
 ) -> Result<Option<Control>> {
-    control::of(template, piece_text(s, len, piece)?, s.wide.is_some(), snapshot.map.shards.len())
+    control::of(template, piece_text(s, len, piece)?, s.wide.is_some(), snapshot.map.shards.len(), s.mode)
 }
 
 async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {

@@ -194,6 +194,8 @@ pub struct Txn {
     /// number of what is sent now: one for each simple message, and for all up to a Sync
     flight: u64,
     blocks: u64,
+    /// links stay until the client leaves
+    keeps_links: bool,
 }
 
 impl Txn {
@@ -216,6 +218,7 @@ impl Txn {
             bereft: false,
             flight: 1,
             blocks: 0,
+            keeps_links: false,
         }
     }
     /// What is sent from now on may run although what was sent before failed.
@@ -357,6 +360,11 @@ impl Txn {
             }
             !p.link_ref().pinned
         });
+    }
+
+    /// Links stay until the client leaves, and are cleaned then.
+    pub fn set_keeps_links(&mut self, yes: bool) {
+        self.keeps_links = yes;
     }
 
     /// The session's default isolation level is REPEATABLE READ or SERIALIZABLE.
@@ -761,6 +769,7 @@ impl Txn {
         let link = p.link_ref();
         if p.began
             || p.kept
+            || self.keeps_links
             || link.pinned
             || link.status != b'I'
             || link.outstanding > 0
@@ -855,6 +864,9 @@ impl Txn {
     pub fn abandon(&mut self) {
         for p in self.participants.drain(..) {
             self.running.ends(&p.lease.cancel);
+            if self.keeps_links {
+                p.lease.clean();
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod console;
 pub mod relay;
 pub mod script;
 pub mod wire;

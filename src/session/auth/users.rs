@@ -3,6 +3,7 @@
 use crate::options::Secret;
 use crate::session::auth::Method;
 use crate::session::auth::rules::Rules;
+use crate::session::database::PoolMode;
 use crate::wire::md5;
 use crate::wire::scram::{self, Keys, Verifier};
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,11 @@ crate::options! {
         server_password: Option<Secret> = None,
         /// sessions that the user may have at once, on all databases together; 0: as many as `[server]` admits
         max_clients: usize = 0,
+        /// links that the user may have at once, on all shards and databases together, instead of `[server] max_user_connections`.
+        /// Users who are one user on the servers (`server_user`) count as that one
+        max_user_connections: Option<usize> = None,
+        /// instead of the databases' `pool_mode`
+        pool_mode: Option<PoolMode> = None,
     }
 }
 

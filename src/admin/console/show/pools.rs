@@ -39,6 +39,7 @@ struct Line {
 
 pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
     let sessions = proxy.registry().all();
+    let users = proxy.users();
     for host in proxy.databases() {
         let mut lines: BTreeMap<Arc<str>, Line> = BTreeMap::new();
         for session in sessions.iter().filter(|s| s.who.database == host.name) {
@@ -53,6 +54,7 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
             line.wait = line.wait.max(pool.longest_wait);
         }
         for (user, line) in lines {
+            let own = users.iter().find(|u| *u.name == *user).and_then(|u| u.pool_mode);
             table.row([
                 (&host.name).into(),
                 (&user).into(),
@@ -69,7 +71,7 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
                 line.login.into(),
                 line.wait.as_secs().into(),
                 u64::from(line.wait.subsec_micros()).into(),
-                "transaction".into(),
+                own.unwrap_or(host.pool_mode).into(),
             ]);
         }
     }

@@ -3,10 +3,17 @@
 use crate::admin::console::table::{Cell, Kind, Table};
 use crate::admin::proxy::Proxy;
 
-pub const COLUMNS: &[(&str, Kind)] = &[("name", Kind::Text), ("pool_mode", Kind::Text)];
+/// Those of pgbouncer 1.18, then two of later ones.
+pub const COLUMNS: &[(&str, Kind)] = &[
+    ("name", Kind::Text),
+    ("pool_mode", Kind::Text),
+    ("max_user_connections", Kind::Int4),
+    ("current_connections", Kind::Int4),
+];
 
 pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
     for user in proxy.users() {
-        table.row([user.name.into(), Cell::Null]);
+        let mode = user.pool_mode.map_or(Cell::Null, Cell::from);
+        table.row([user.name.into(), mode, user.links.0.into(), user.links.1.into()]);
     }
 }

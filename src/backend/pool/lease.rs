@@ -1,0 +1,66 @@
+//! What a session has of a pool.
+
+use super::Pool;
+use crate::backend::link::Link;
+use crate::backend::options::limit;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Gives a link back once no cancel request can reach it any more: see [`cancel`](crate::backend::cancel).
+pub(super) async fn calm(mut lease: Lease) {
+    lease.cancel.quiet().await;
+    if lease.cancel.is_doubtful() {
+        return;
+    }
+    lease.broken = false;
+    let patience = limit(lease.pool.connector.options().cancel_timeout);
+    if tokio::time::timeout(patience, lease.is_answering()).await.is_err() {
+        lease.broken = true;
+    }
+}
+
+/// A link lent to one session. Dropping it returns a clean link to the pool and closes any other.
+#[derive(Debug)]
+pub struct Lease {
+    /// `None` only while the link is on its way back
+    pub(super) link: Option<Box<Link>>,
+    pub(super) pool: Arc<Pool>,
+}
+
+impl Lease {
+    /// Gives back a link that a session has had for itself: all that the session left in the server is discarded first. What
+    /// cannot be discarded, or not now, ends with the link.
+    pub fn clean(mut self) {
+        if self.broken || self.status != b'I' || self.outstanding > 0 || !self.output.is_empty() {
+            return;
+        }
+        let runtime = self.pool.runtime.clone();
+        let patience = limit(self.pool.connector.options().login_timeout);
+        runtime.spawn(async move {
+            match tokio::time::timeout(patience, self.discard_all()).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => self.broken = true,
+            }
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take() {
+            self.pool.give_back(link);
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Link;
+    fn deref(&self) -> &Link {
+        self.link.as_ref().expect("a lease holds a link until it is dropped")
+    }
+}
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Link {
+        self.link.as_mut().expect("a lease holds a link until it is dropped")
+    }
+}
