@@ -95,6 +95,11 @@ pub fn sessions(change: f64) {
     metrics::gauge!("pgweir_sessions").increment(change);
 }
 
+/// The link that listens for sessions was lost.
+pub fn listener_lost(shard: &str) {
+    metrics::counter!("pgweir_listener_losses_total", "shard" => shard.to_owned()).increment(1);
+}
+
 /// A connection was accepted; `outcome`: `session`, `cancel`, `refused`, `gone`.
 pub fn arrival(outcome: &'static str) {
     metrics::counter!("pgweir_arrivals_total", "outcome" => outcome).increment(1);
@@ -152,6 +157,10 @@ fn describe() {
     metrics::describe_counter!("pgweir_plan_lookups_total", "look-ups of the plan cache");
     metrics::describe_counter!("pgweir_errors_total", "errors sent to clients");
     metrics::describe_counter!("pgweir_arrivals_total", "accepted connections by what became of them");
+    metrics::describe_counter!(
+        "pgweir_listener_losses_total",
+        "times that the link which listens for sessions was lost, and with it notifications"
+    );
     metrics::describe_gauge!("pgweir_sessions", "sessions now");
     metrics::describe_histogram!("pgweir_pool_wait_seconds", "time that statements waited for a link");
 }

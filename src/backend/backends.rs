@@ -4,6 +4,7 @@ use crate::backend::cancel::Cancelable;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, Identity, Proof, SERVICE};
 use crate::backend::link::Link;
+use crate::backend::listener::Listeners;
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
 use crate::backend::quota::Quota;
@@ -45,6 +46,8 @@ pub struct Backends {
     paused: AtomicBool,
     /// other settings: how often to look after links depends on them
     changed: Arc<Notify>,
+    /// what listens for sessions
+    pub listeners: Listeners,
 }
 
 impl Backends {
@@ -79,6 +82,7 @@ impl Backends {
             database: map.database.clone(),
             paused: AtomicBool::new(false),
             changed: Arc::default(),
+            listeners: Listeners::default(),
         });
         backends.runtime.spawn(sweep(Arc::downgrade(&backends)));
         Ok(backends)
@@ -175,6 +179,11 @@ impl Backends {
         let shards = self.shards.load_full();
         let Some(shard) = shards.get(usize::from(shard.0)) else { return Err(no_such_shard(shard)) };
         shard.open(&self.connector, &self.credentials.of(SERVICE, &shard.name), application(SERVICE)).await
+    }
+
+    /// Whether a node is still one of the shard's.
+    pub(crate) fn has_node(&self, shard: ShardId, node: &Arc<crate::shards::NodeAddr>) -> bool {
+        self.shards.load().get(usize::from(shard.0)).is_some_and(|s| s.has(node))
     }
 
     /// How often links are looked after.

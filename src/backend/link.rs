@@ -46,6 +46,8 @@ pub struct Link {
     pub applied: Applied,
     /// statements this server session has prepared for pgweir: name -> identity of text and types; the unnamed one under ""
     pub statements: std::collections::HashMap<Box<str>, u64, foldhash::fast::RandomState>,
+    /// the session that last sent what may notify; 0: what its server process has notified was handed out
+    pub notified_by: i32,
     /// must not be used again
     pub broken: bool,
     /// holds state of one session (temporary tables, locks ...): closed, not pooled, when that session lets go

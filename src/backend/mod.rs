@@ -6,7 +6,7 @@
 //! [`Lease`](pool::Lease), which is a [`Link`](link::Link) until it is dropped. `shard` decides which node, `connect`
 //! opens the socket, `tls` what the server must show, `login` speaks up to the first ReadyForQuery. pgweir's own
 //! questions (`question`) go over links of the service user: `catalog` reads schemas, `oids` what
-//! each shard calls its types and tables, `directory` looks keys up.
+//! each shard calls its types and tables, `directory` looks keys up, `listener` LISTENs for sessions.
 //!
 //! Decisions:
 //! - *No task per link.* An idle link is a boxed struct in a vector; whoever leases it drives it from its own task.
@@ -43,6 +43,7 @@ pub mod credentials;
 pub mod directory;
 mod exchange;
 pub mod link;
+pub mod listener;
 mod login;
 pub mod oids;
 pub mod options;

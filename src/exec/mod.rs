@@ -19,11 +19,15 @@
 //! session row by row ([`copy`]); the queue learns of it through [`reply::CopyNote`]: which CopyInResponse the client
 //! does not see, and which words stand for the server's echo of a CopyFail of ours.
 //!
+//! **Notifications** that the session listens for are told between its transactions ([`hearing`]), and its own before the ReadyForQuery
+//! behind the commit that sent them: there the queue waits for the listeners.
+//!
 //! **Where to look when it breaks.** A client that waits for ever: an entry whose terminator never comes
 //! ([`reply::Expect`]). A reply too many or too few: what is pushed in `session::simple` and `session::extended` must
 //! match one to one what is sent.
 
 pub mod copy;
+pub mod hearing;
 mod oids;
 pub mod relay;
 pub mod reply;
@@ -72,6 +76,10 @@ pub struct Run {
     pub news: bool,
     /// columns to be changed in the rows of the simple message at the head: (place, type)
     inside: Box<[(u16, u32)]>,
+    /// what the session listens with, if it does
+    pub hearing: Option<Box<hearing::Hearing>>,
+    /// why the session cannot go on although its links could
+    pub deaf: Option<Error>,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)
     body: Body,
 }

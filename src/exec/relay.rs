@@ -55,6 +55,10 @@ impl Run {
                     continue;
                 }
                 Some(Reply::Ready) => {
+                    if !self.echoed(cx, txn) {
+                        break;
+                    }
+                    self.hear(cx, txn, sink)?;
                     let arrived = self.arrived(sink);
                     sink.put().extend_from_slice(&arrived);
                     backend::ready_for_query(sink.put(), txn.ready());
@@ -93,6 +97,10 @@ impl Run {
                     self.link_lost(from, txn, "dropped the connection")?;
                 }
             }
+        }
+        let quiet = |p: &crate::txn::Participant| p.link_ref().outstanding == 0;
+        if self.hearing.is_some() && self.replies.is_empty() && txn.participants().iter().all(quiet) {
+            self.hear(cx, txn, sink)?;
         }
         if let Poll::Ready(r) = sink.poll_flush(cx) {
             r?;
@@ -243,7 +251,7 @@ impl Run {
         };
         match tag {
             b'N' => return seen,
-            b'A' => return Verdict::Forward,
+            b'A' => return if heard_on_link(from, txn) { Verdict::Forward } else { Verdict::Drop },
             // Settings on their way to what they were: only where they arrive is the client's to know.
             b'S' if head.show != Show::Forward => {
                 return passing_status(body, from, txn, &mut self.passing);
@@ -357,6 +365,10 @@ impl Run {
                 }
                 txn.settle(from, status, failed, last);
                 match show {
+                    Show::Forward if self.hearing.is_some() && !txn.in_block() => {
+                        self.replies.push_front(Reply::Ready);
+                        Verdict::Drop
+                    }
                     Show::Forward if txn.ready() == status && self.passing.is_empty() => Verdict::Forward,
                     Show::Forward => {
                         let mut out = self.arrived(sink);
@@ -624,7 +636,12 @@ impl Run {
             }
             let body = &input[frame::HEADER..header.len];
             match header.tag {
-                b'N' | b'A' => sink.forward(cx, &input[..header.len])?,
+                b'N' => sink.forward(cx, &input[..header.len])?,
+                b'A' => {
+                    if heard_on_link(shard, txn) {
+                        sink.forward(cx, &input[..header.len])?;
+                    }
+                }
                 b'S' => {
                     if let Verdict::Forward = parameter_status(body, shard, txn, sink, |_| {}) {
                         sink.forward(cx, &input[..header.len])?;
@@ -645,6 +662,16 @@ impl Run {
         }
         Ok(error)
     }
+}
+
+/// A notification came on a link itself, which listens only if a function or a hidden statement made it. True: it is this session's.
+/// Else nobody knows whose it is, and the link is not used again.
+fn heard_on_link(from: ShardId, txn: &mut Txn) -> bool {
+    let Some(p) = txn.participant(from) else { return false };
+    if !p.link_ref().pinned {
+        p.link().broken = true;
+    }
+    p.link_ref().pinned
 }
 
 /// A row of an answer: the relation's name, and its kind as `pg_class.relkind`. None: something else is there.

@@ -880,7 +880,6 @@ pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<SessionEf
     match class {
         Class::DeclareCursor { hold: true, .. } => effects.push(E::HoldCursor),
         Class::Ddl { temp: true } => effects.push(E::TemporaryTable),
-        Class::Listen(_) => effects.push(E::Listen),
         Class::Load => effects.push(E::Load),
         Class::Prepare(_) => effects.push(E::SqlPrepare),
         _ => {}
@@ -893,6 +892,7 @@ pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<SessionEf
         ("currval", E::SequenceState),
         ("lastval", E::SequenceState),
         ("setval", E::SequenceState),
+        ("pg_listening_channels", E::Channels),
     ];
     let contains = |word: &str| memchr::memmem::find(normalized, word.as_bytes()).is_some();
     for (word, effect) in WORDS {

@@ -5,6 +5,7 @@ use crate::exec::reply::{Expect, Pending, Show};
 use crate::plan::{Snapshot, Template};
 use crate::session::database::PoolMode;
 use crate::session::extended;
+use crate::session::listen;
 use crate::session::run::{Enlist, Served, Session, Trouble};
 use crate::shards::ShardId;
 use crate::sql::class::{Class, Isolation, Modes, SetScope};
@@ -31,6 +32,10 @@ pub enum Control {
     /// settings: run by a server, then noted
     Set(Effect),
     DiscardAll,
+    /// answered by pgweir once its listeners hear the channel
+    Listen(Box<str>),
+    /// `None`: all channels
+    Unlisten(Option<Box<str>>),
     /// CLOSE ALL: cursors can be on any participant
     CloseAll,
     /// DEALLOCATE of a statement, or of all
@@ -107,6 +112,8 @@ fn by_class(template: &Template, text: &str) -> Option<Control> {
         Class::Reset(None) => Control::Set(Effect::ResetAll),
         Class::Discard(what) if what == "ALL" => Control::DiscardAll,
         Class::CloseCursor if extended::cursor_named(text).as_deref() == Some("all") => Control::CloseAll,
+        Class::Listen(channel) => Control::Listen(channel.as_str().into()),
+        Class::Unlisten(channel) => Control::Unlisten(channel.as_deref().map(Into::into)),
         Class::Deallocate(name) => Control::Deallocate(name.as_deref().map(Into::into)),
         _ => return None,
     })
@@ -195,6 +202,8 @@ impl Control {
             Control::Set(_) if first_word_is(text, "reset") => "RESET",
             Control::Set(_) => "SET",
             Control::DiscardAll => "DISCARD ALL",
+            Control::Listen(_) => "LISTEN",
+            Control::Unlisten(_) => "UNLISTEN",
             Control::CloseAll => "CLOSE CURSOR ALL",
             Control::Deallocate(None) => "DEALLOCATE ALL",
             Control::Deallocate(Some(_)) => "DEALLOCATE",
@@ -211,6 +220,8 @@ impl Control {
             Control::Release(name) => Effect::Release(name.clone()),
             Control::RollbackTo(name) => Effect::RollbackTo(name.clone()),
             Control::Set(effect) => effect.clone(),
+            Control::Listen(channel) => Effect::Listen(channel.clone()),
+            Control::Unlisten(channel) => Effect::Unlisten(channel.clone()),
             Control::DiscardAll | Control::CloseAll | Control::Deallocate(_) => return None,
         })
     }
@@ -265,6 +276,9 @@ pub(super) async fn execute(
         }
         Control::Commit { chain } | Control::Rollback { chain } => {
             let commit = matches!(control, Control::Commit { .. });
+            if commit {
+                listen::before_commit(s).await?;
+            }
             let outside = match s.txn.block() {
                 Block::None => true,
                 Block::Open(b) | Block::Failed(b) => b.implicit,
@@ -340,6 +354,18 @@ pub(super) async fn execute(
             if s.run.errors != errors {
                 return Err(Trouble::Told);
             }
+            answer(s, tag, voice);
+        }
+        Control::Listen(channel) => {
+            listen::join(s, channel, text, snapshot).await?;
+            listen::change(s, control, voice);
+            answer(s, tag, voice);
+        }
+        Control::Unlisten(channel) => {
+            if let Some(channel) = channel {
+                listen::tell_of_cut(s, channel, text);
+            }
+            listen::change(s, control, voice);
             answer(s, tag, voice);
         }
         Control::CloseAll => {
@@ -420,7 +446,7 @@ fn only_in_blocks(what: &str) -> Error {
     )
 }
 
-fn warn(s: &mut Session, sqlstate: SqlState, text: &str) {
+pub(super) fn warn(s: &mut Session, sqlstate: SqlState, text: &str) {
     let warning = Error::client(sqlstate, text);
     s.run.local(|out| backend::notice(out, Level::Warning, &warning));
 }

@@ -74,10 +74,25 @@ crate::options! {
         /// largest message of a client (a statement, or the values of one) that is taken, at most 1GiB; longer ones end
         /// their session with 54000. COPY data is not concerned.
         max_message: Size = Size(256 << 20),
+        /// notifications that wait for one session that LISTENs, while it is in a transaction or does not read; beyond this
+        /// the session ends with 54000
+        notification_queue: Size = Size(1 << 20),
+        /// what becomes of sessions that LISTEN when the connection that listens for them is lost
+        lost_notifications: LostNotifications = LostNotifications::Disconnect,
         /// plans kept for all sessions together
         plan_cache: usize = 10_000,
         /// longest row of a COPY into a sharded table: rows are held until they are whole
         copy_row_limit: Size = Size(64 << 20),
+    }
+}
+
+crate::choice! {
+    /// What a session is told of notifications that were lost.
+    pub enum LostNotifications {
+        /// it ends with 08006, as it would with a server that is gone: clients connect again and look for what they missed
+        Disconnect = "disconnect",
+        /// it gets a warning, and goes on listening once the connection is back
+        Warn = "warn",
     }
 }
 

@@ -11,6 +11,7 @@ use crate::plan::{CopyIn, Params, Route, Snapshot, Statement, Template};
 use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
+use crate::session::listen;
 use crate::session::oids::{self, Columns};
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{calls_set_config, how, merged, planned_text, rows_of};
@@ -464,6 +465,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    listen::fits(s, &template)?;
     if matches!(route, Route::Reject(_)) {
         // What is wrong with the text is an answer to its Parse, and in a server's words; what pgweir cannot do comes after.
         send_deferred(s, None, &snapshot).await?;
@@ -886,6 +888,10 @@ async fn end_group(s: &mut Session, show: Show) -> Result<(), Gone> {
         }
     }
     let last = s.txn.last_to_end(&held);
+    if last.is_none() && !failed && !refused && !s.txn.in_block() {
+        // no server has a say in it
+        s.txn.settled();
+    }
     for shard in &held {
         if let Some(p) = s.txn.participant(*shard) {
             frontend::sync(&mut p.link().output);

@@ -24,6 +24,8 @@
 //! - Temporary relations hide others of the same name. What a session has of them is asked of the server whenever it
 //!   may have changed ([`temporaries`]), and the planner reads names with it; the link is held as long as it has any.
 //!   A session whose link goes with such state ends, because its names would mean other tables.
+//! - LISTEN keeps no link: pgweir listens for all sessions ([`backend::listener`](crate::backend::listener)), and a session hears
+//!   what it has asked for between its transactions ([`exec::hearing`](crate::exec::hearing)).
 //!
 //! **Where to look when it breaks.** Replies out of order or missing: the queue in [`exec`](crate::exec) holds one entry for
 //! each message sent. A setting that vanished: [`txn::settings`](crate::txn::settings). A statement on the wrong shard:
@@ -38,6 +40,7 @@ mod control;
 mod copy;
 pub mod database;
 mod extended;
+mod listen;
 mod oids;
 pub mod registry;
 pub mod run;

@@ -10,7 +10,7 @@ use crate::session::database::{Database, PoolMode};
 use crate::session::extended::Extended;
 use crate::session::registry::{Entry, Registration, Watch};
 use crate::session::turn::Turn;
-use crate::session::{Greeted, Shutdown, control, copy, extended, simple, temporaries};
+use crate::session::{Greeted, Shutdown, control, copy, extended, listen, simple, temporaries};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
 use crate::txn::{Block, Effect, Txn, aborted};
@@ -182,6 +182,8 @@ pub async fn serve(
         tracing::debug!(peer, error = %e, "session ends");
         refuse(&mut session.client, e).await;
     }
+    // what it claims of links must end before them
+    session.run.hearing = None;
     session.txn.abandon();
     drop(registration);
 }
@@ -210,6 +212,19 @@ impl Session {
     async fn message(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
         if self.txn.may_have_temporaries() && self.run.copy_in.is_none() {
             temporaries::learn(self).await?;
+        }
+        let may_change = self.barrier || self.reading_of.settings != self.txn.settings_version();
+        if self.run.hearing.is_some() && may_change && self.run.copy_in.is_none() {
+            self.drain().await?;
+            let followed = match self.refresh() {
+                Ok(snapshot) => listen::follow_encoding(self, &snapshot).await,
+                Err(e) => Err(e.into()),
+            };
+            match followed {
+                Err(Trouble::Error(e)) => return Err(Gone::Fatal(e.fatal())),
+                Err(Trouble::Gone(gone)) => return Err(gone),
+                Ok(()) | Err(Trouble::Told) => {}
+            }
         }
         if self.front(&self.limits)?.is_none() {
             let may_leave = self.run.is_idle() && !self.txn.in_block() && self.extended.is_quiet();
@@ -364,6 +379,11 @@ impl Session {
                     .hint("Connect again.")
                     .fatal(),
                 )));
+            }
+            if self.run.is_idle()
+                && let Some(deaf) = self.run.deaf.take()
+            {
+                return Poll::Ready(Err(Gone::Fatal(deaf)));
             }
             let holds = match until {
                 Until::Message => self.front(&self.limits)?.is_some(),
@@ -586,6 +606,9 @@ impl Session {
         }
         if snapshot.map.shards.len() > 1 {
             self.check_encodings(shard)?;
+        }
+        if how.writes && !how.describe_only {
+            listen::may_notify(self, shard).await?;
         }
         if !how.describe_only
             && let Some(p) = self.txn.participant(shard)

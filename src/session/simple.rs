@@ -12,7 +12,7 @@ use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::{extended, oids, temporaries};
+use crate::session::{extended, listen, oids, temporaries};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
@@ -225,11 +225,26 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     crate::metrics::statement(route.kind());
     if let Some(control) = control_of(s, len, 0, &template, snapshot)? {
         let text = piece_text(s, len, 0)?.to_owned();
+        if s.run.hearing.is_some() && listen::may_change_encoding(&control) {
+            control::execute(s, &control, &text, Voice::Simple { ready: false }, snapshot).await?;
+            s.drain().await?;
+            let snapshot = s.refresh()?;
+            listen::follow_encoding(s, &snapshot).await?;
+            s.run.ready();
+            return Ok(());
+        }
         return control::execute(s, &control, &text, Voice::Simple { ready: true }, snapshot).await;
     }
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    if listen::is_question(&template, piece_text(s, len, 0)?) && !s.txn.channels().is_empty() {
+        s.drain().await?;
+        listen::tell_channels(s);
+        s.run.ready();
+        return Ok(());
+    }
+    listen::fits(s, &template)?;
     let rows = rows_of(&route);
     let Some(shard) = settled(s, len, 0, &template, route, snapshot).await? else {
         s.run.ready();
@@ -395,7 +410,9 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     for piece in 0..pieces {
         let (template, route) = planned(s, len, piece, snapshot).await?;
         match control_of(s, len, piece, &template, snapshot)? {
-            Some(Control::DiscardAll | Control::Deallocate(_)) => together = false,
+            Some(
+                Control::DiscardAll | Control::Deallocate(_) | Control::Listen(_) | Control::Unlisten(_),
+            ) => together = false,
             // What follows may be read differently, and an error further on takes the setting back.
             // And a server does not know the start-up packet, to which a reset goes back.
             Some(Control::Set(ref effect))
@@ -404,7 +421,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 together = false;
             }
             Some(Control::Commit { .. } | Control::Rollback { .. } | Control::RollbackTo(_))
-                if s.txn.sets_anything() =>
+                if s.txn.sets_anything() || s.txn.changes_channels() =>
             {
                 together = false;
             }
@@ -419,6 +436,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                     read_anew = true;
                     s.config_called = true;
                 }
+                listen::fits(s, &template)?;
                 together &= !template.touches_temporaries || piece + 1 == pieces;
                 touches |= template.touches_temporaries;
                 changes_names |= touches;
@@ -556,7 +574,8 @@ async fn statement_of_many(
         || Begin { text: "BEGIN".into(), one_snapshot: false, default_isolation: true, implicit: true };
     if let Some(control) = control_of(s, len, piece, &template, snapshot)? {
         let text = piece_text(s, len, piece)?.to_owned();
-        if matches!(control, Control::Set(_)) && !s.txn.in_block() {
+        if matches!(control, Control::Set(_) | Control::Listen(_) | Control::Unlisten(_)) && !s.txn.in_block()
+        {
             s.txn.open(implicit());
         }
         return control::execute(s, &control, &text, Voice::Simple { ready: false }, snapshot).await;
@@ -564,6 +583,7 @@ async fn statement_of_many(
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    listen::fits(s, &template)?;
     let rows = rows_of(&route);
     let Some(shard) = settled(s, len, piece, &template, route, snapshot).await? else { return Ok(()) };
     if !s.txn.in_block() {

@@ -32,12 +32,11 @@ const PORTAL: &[u8] = b"pgweir_temporaries";
 /// What a statement of that template does to its link when it completes.
 pub(super) fn pin(template: &Template) -> Option<Effect> {
     let other = template.effects.iter().any(|e| match e {
-        SessionEffect::TemporaryTable => false,
+        SessionEffect::TemporaryTable | SessionEffect::Channels => false,
         SessionEffect::AdvisoryLock
         | SessionEffect::HoldCursor
         | SessionEffect::SequenceState
         | SessionEffect::SetConfig
-        | SessionEffect::Listen
         | SessionEffect::Load
         | SessionEffect::SqlPrepare => true,
     });

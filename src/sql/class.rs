@@ -238,10 +238,10 @@ impl Words<'_> {
                 }
                 Class::Rollback { chain: self.chain()? }
             }
-            "savepoint" => Class::Savepoint(self.last_name()?),
+            "savepoint" => Class::Savepoint(self.last_id()?),
             "release" => Class::Release(self.savepoint()?),
             "prepare" => {
-                let name = self.name()?;
+                let name = self.id()?;
                 match self.peek()?.kind {
                     Kind::Literal(_) | Kind::UnicodeString if name == "transaction" => {
                         Class::PrepareTransaction
@@ -251,7 +251,7 @@ impl Words<'_> {
                     _ => return None,
                 }
             }
-            "execute" => Class::Execute(self.name()?),
+            "execute" => Class::Execute(self.id()?),
             "deallocate" => {
                 if self.at("prepare") && self.second().is_some() {
                     self.next();
@@ -260,7 +260,7 @@ impl Words<'_> {
                     self.next();
                     return self.done().then_some(Class::Deallocate(None));
                 }
-                Class::Deallocate(Some(self.last_name()?))
+                Class::Deallocate(Some(self.last_id()?))
             }
             "set" => return self.set(),
             "reset" => {
@@ -296,12 +296,12 @@ impl Words<'_> {
             }
             "fetch" | "move" => Class::Fetch,
             "close" => Class::CloseCursor,
-            "listen" => Class::Listen(self.last_name()?),
+            "listen" => Class::Listen(self.last_id()?),
             "unlisten" => {
                 if self.eat_operator("*") {
                     return self.done().then_some(Class::Unlisten(None));
                 }
-                Class::Unlisten(Some(self.last_name()?))
+                Class::Unlisten(Some(self.last_id()?))
             }
             "notify" => Class::Notify,
             "lock" => Class::Lock,

@@ -131,8 +131,9 @@ pub enum SessionEffect {
     HoldCursor,
     SequenceState,
     SetConfig,
-    Listen,
     Load,
+    /// pg_listening_channels(): asks what the session listens to
+    Channels,
     SqlPrepare,
 }
 

@@ -13,6 +13,20 @@ pub struct Name {
     pub span: Range<u32>,
 }
 
+/// Words that are no name of a thing without quotes (kwlist.h, RESERVED_KEYWORD and TYPE_FUNC_NAME_KEYWORD).
+#[rustfmt::skip] // many to a line
+const RESERVED: &[&str] = &[
+    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "binary", "both", "case",
+    "cast", "check", "collate", "collation", "column", "concurrently", "constraint", "create", "cross", "current_catalog",
+    "current_date", "current_role", "current_schema", "current_time", "current_timestamp", "current_user", "default",
+    "deferrable", "desc", "distinct", "do", "else", "end", "except", "false", "fetch", "for", "foreign", "freeze", "from",
+    "full", "grant", "group", "having", "ilike", "in", "initially", "inner", "intersect", "into", "is", "isnull", "join",
+    "lateral", "leading", "left", "like", "limit", "localtime", "localtimestamp", "natural", "not", "notnull", "null",
+    "offset", "on", "only", "or", "order", "outer", "overlaps", "placing", "primary", "references", "returning", "right",
+    "select", "session_user", "similar", "some", "symmetric", "table", "tablesample", "then", "to", "trailing", "true",
+    "union", "unique", "user", "using", "variadic", "verbose", "when", "where", "window", "with",
+];
+
 /// Tokens of a statement with one of look-ahead. Every method that consumes returns whether it could.
 pub(super) struct Words<'a> {
     pub(super) text: &'a str,
@@ -90,6 +104,18 @@ impl<'a> Words<'a> {
         let name = self.name()?;
         self.done().then_some(name)
     }
+    /// The last token is a name that needs no more quotes than it has (gram.y, ColId).
+    pub(super) fn last_id(&mut self) -> Option<String> {
+        let name = self.id()?;
+        self.done().then_some(name)
+    }
+    /// A name like that.
+    pub(super) fn id(&mut self) -> Option<String> {
+        let token = self.ahead?;
+        let name = self.name()?;
+        let reserved = token.kind == Kind::Word && RESERVED.binary_search(&name.as_str()).is_ok();
+        (!reserved && !name.is_empty()).then_some(name)
+    }
     /// The text from the next token to the end.
     pub(super) fn rest(&self) -> &'a str {
         let start = self.ahead.map_or(self.end, |t| t.start);
@@ -124,5 +150,13 @@ impl<'a> Words<'a> {
         let name = parts.pop()?;
         let schema = parts.pop();
         parts.is_empty().then_some(Name { schema, name, span: start..end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn reserved_words_are_in_order() {
+        assert!(super::RESERVED.is_sorted());
     }
 }

@@ -1,6 +1,9 @@
-//! What happened in the open block that a shard must be told when it joins late: savepoints and settings, in order.
+//! What happened in the open block that a shard must be told when it joins late, savepoints and settings, and what pgweir
+//! does itself when the block ends well: LISTEN and UNLISTEN. In order.
 
+use crate::txn::Channels;
 use crate::txn::settings::{Settings, quoted_name};
+use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
@@ -14,6 +17,9 @@ pub enum Entry {
     ResetAll,
     /// SET TRANSACTION ...
     Characteristics(Box<str>),
+    Listen(Arc<str>),
+    /// `None`: all channels
+    Unlisten(Option<Arc<str>>),
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +42,36 @@ impl Journal {
     }
     pub fn sets_anything(&self) -> bool {
         self.entries.iter().any(|e| matches!(e, Entry::Set { .. } | Entry::ResetAll))
+    }
+
+    /// Channels that are listened to if all ends well.
+    pub fn listens(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.entries.iter().filter_map(|e| match e {
+            Entry::Listen(channel) => Some(channel),
+            _ => None,
+        })
+    }
+    /// The session's channels when all has ended well; `None`: they stay what they are.
+    pub fn channels(&self, before: &Channels) -> Option<Channels> {
+        let mut after = None;
+        for entry in &self.entries {
+            let channels = || before.clone();
+            match entry {
+                Entry::Listen(channel) => {
+                    after.get_or_insert_with(channels).insert(channel.clone());
+                }
+                Entry::Unlisten(Some(channel)) => {
+                    after.get_or_insert_with(channels).remove(channel);
+                }
+                Entry::Unlisten(None) => after = Some(Channels::new()),
+                _ => {}
+            }
+        }
+        after
+    }
+    /// Something that PREPARE TRANSACTION cannot keep.
+    pub fn changes_channels(&self) -> bool {
+        self.entries.iter().any(|e| matches!(e, Entry::Listen(_) | Entry::Unlisten(_)))
     }
 
     /// The youngest savepoint of that name, with all that came after it.
@@ -71,6 +107,7 @@ impl Journal {
                 }
                 Entry::Set { name, statement: None, .. } => out.push(format!("RESET {}", quoted_name(name))),
                 Entry::ResetAll => out.extend(settings.reset_all_statements()),
+                Entry::Listen(_) | Entry::Unlisten(_) => {}
             }
         }
         out
@@ -108,7 +145,7 @@ impl Journal {
                         hidden.iter().for_each(|name| out.set(name, before.statement(name)));
                     }
                 }
-                Entry::Savepoint(_) | Entry::Characteristics(_) => {}
+                Entry::Savepoint(_) | Entry::Characteristics(_) | Entry::Listen(_) | Entry::Unlisten(_) => {}
             }
         }
         out
@@ -145,6 +182,24 @@ mod tests {
 
     fn set(name: &str, to: &str) -> Entry {
         Entry::Set { name: name.into(), statement: Some(format!("SET {name} TO {to}").into()), local: false }
+    }
+
+    #[test]
+    fn channels_follow_savepoints() {
+        let before: Channels = ["a".into()].into();
+        let mut journal = Journal::default();
+        assert_eq!(journal.channels(&before), None);
+        journal.push(Entry::Listen("b".into()));
+        journal.push(Entry::Savepoint("s".into()));
+        journal.push(Entry::Unlisten(None));
+        journal.push(Entry::Listen("c".into()));
+        assert_eq!(journal.channels(&before), Some(["c".into()].into()));
+        journal.rollback_to("s");
+        assert_eq!(journal.channels(&before), Some(["a".into(), "b".into()].into()));
+        journal.push(Entry::Unlisten(Some("a".into())));
+        journal.release("s");
+        assert_eq!(journal.channels(&before), Some(["b".into()].into()));
+        assert_eq!(journal.listens().count(), 1);
     }
 
     #[test]

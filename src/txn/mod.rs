@@ -38,6 +38,7 @@ use bytes::BytesMut;
 use journal::{Entry, Journal};
 use settings::Settings;
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -99,6 +100,9 @@ pub enum Effect {
         local: bool,
     },
     ResetAll,
+    Listen(Box<str>),
+    /// `None`: all channels
+    Unlisten(Option<Box<str>>),
     /// SET TRANSACTION ...: holds until the end of the block, for shards that join as well
     Characteristics {
         statement: Box<str>,
@@ -113,6 +117,9 @@ pub enum Effect {
     /// stands for a statement without an effect among those of one message
     Nothing,
 }
+
+/// What a session listens to.
+pub type Channels = BTreeSet<Arc<str>>;
 
 /// One shard's part.
 pub struct Participant {
@@ -189,6 +196,8 @@ pub struct Txn {
     default_one_snapshot: bool,
     /// rises whenever effective settings may have changed
     settings_version: u64,
+    /// what the session listens to, as of its last transaction that ended well
+    channels: Channels,
     /// a link went that held state of this session
     bereft: bool,
     /// number of what is sent now: one for each simple message, and for all up to a Sync
@@ -215,6 +224,7 @@ impl Txn {
             settings,
             default_one_snapshot: false,
             settings_version: 0,
+            channels: Channels::new(),
             bereft: false,
             flight: 1,
             blocks: 0,
@@ -353,6 +363,7 @@ impl Txn {
         self.settings = self.settings.at_start();
         self.settings_version += 1;
         self.journal.clear();
+        self.channels.clear();
         let running = &self.running;
         self.participants.retain(|p| {
             if p.link_ref().pinned {
@@ -365,6 +376,19 @@ impl Txn {
     /// Links stay until the client leaves, and are cleaned then.
     pub fn set_keeps_links(&mut self, yes: bool) {
         self.keeps_links = yes;
+    }
+
+    /// What the session listens to.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+    /// Channels that the open transaction is going to listen to.
+    pub fn listens(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.journal.listens()
+    }
+    /// LISTEN or UNLISTEN was called in the open transaction.
+    pub fn changes_channels(&self) -> bool {
+        self.journal.changes_channels()
     }
 
     /// The session's default isolation level is REPEATABLE READ or SERIALIZABLE.
@@ -579,6 +603,10 @@ impl Txn {
                 self.settings_version += 1;
                 self.note(Entry::ResetAll, shard);
             }
+            Effect::Listen(channel) => self.note(Entry::Listen(channel.as_ref().into()), shard),
+            Effect::Unlisten(channel) => {
+                self.note(Entry::Unlisten(channel.as_deref().map(Arc::from)), shard);
+            }
             Effect::Characteristics { statement, one_snapshot } => {
                 if let Block::Open(begin) = &mut self.block {
                     begin.one_snapshot |= one_snapshot;
@@ -607,6 +635,12 @@ impl Txn {
                     p.temporaries.get_or_insert_default().only_pin = true;
                 }
             }
+        }
+    }
+
+    fn adopt_channels(&mut self) {
+        if let Some(channels) = self.journal.channels(&self.channels) {
+            self.channels = channels;
         }
     }
 
@@ -649,6 +683,7 @@ impl Txn {
         let changed = self.journal.sets_anything();
         if committed {
             self.settings = self.journal.lasting(&self.settings);
+            self.adopt_channels();
         }
         if changed {
             self.settings_version += 1;
@@ -712,6 +747,7 @@ impl Txn {
                 if entries > 0 && (failed || last) {
                     if !failed {
                         self.settings = lasting;
+                        self.adopt_channels();
                     }
                     self.journal.clear();
                     self.settings_version += 1;
