@@ -202,7 +202,7 @@ impl<'a> Twins<'a> {
 
     fn setting(&mut self, in_block: bool) -> String {
         let local = if in_block && self.chance.one_in(2) { "LOCAL " } else { "" };
-        match self.chance.below(14) {
+        match self.chance.below(19) {
             0 => format!("SET {local}work_mem TO '{}MB'", 1 + self.chance.below(9)),
             1 => format!(
                 "SET {local}TimeZone TO '{}'",
@@ -227,6 +227,19 @@ impl<'a> Twins<'a> {
                 self.chance.pick(&["public", "\"$user\", public", "public, pg_temp"])
             ),
             12 => format!("SET {local}extra_float_digits TO {}", self.chance.below(3)),
+            13 => {
+                format!("SELECT set_config('my.own', 'c{}', {})", self.chance.below(9), self.chance.one_in(2))
+            }
+            14 => format!(
+                "SELECT set_config('work_mem', '{}MB', {1}), pg_catalog.set_config('TimeZone', 'UTC', {1})",
+                1 + self.chance.below(9),
+                self.chance.one_in(2)
+            ),
+            15 => "SELECT set_config('work_mem', 'nonsense', true)".into(),
+            16 => {
+                format!("SELECT set_config('search_path', 'public, \"A b\"', {}) AS x", self.chance.one_in(2))
+            }
+            17 => "SELECT set_config('my.own', '', 'on')".into(),
             _ => format!("SET {local}statement_timeout TO '{}s'", 100 + self.chance.below(9)),
         }
     }

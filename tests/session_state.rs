@@ -56,6 +56,118 @@ async fn cursors_are_found_where_they_are() {
     cursors(&h, a, b);
 }
 
+/// set_config() is followed as SET is, where a statement does nothing else: the settings of row level security reach each
+/// shard, and end where they end in one Postgres.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_made_by_functions() {
+    let h = Harness::start(Setup::default()).await;
+    let (a, b) = h.keys_on_both_shards();
+    let tenant = |k: i64| {
+        format!(
+            "SELECT coalesce(current_setting('app.tenant', true), ''), current_setting('work_mem'), count(*) FROM accounts WHERE id = {k}"
+        )
+    };
+    let both = [tenant(a), tenant(b)];
+    let set = |value: &str, local: bool| format!("SELECT set_config('app.tenant', {value}, {local})");
+    let script = |statements: &[String]| {
+        let all: Vec<String> =
+            statements.iter().flat_map(|s| [std::slice::from_ref(s), &both[..]].concat()).collect();
+        same(&h, &[], |w| asks(w, &all));
+        // each in the extended protocol, and all of it up to one Sync
+        same(&h, &[], |w| all.iter().flat_map(|sql| x(w, sql).s().hear(1)).collect());
+        same(&h, &[], |w| {
+            for sql in &all {
+                w.p("", sql, &[]).b("", "", &[]).dp("").e("", 0);
+            }
+            w.s().hear(1)
+        });
+        // and all in one message
+        same(&h, &[], |w| [ask(w, &all.join("; ")), asks(w, &both)].concat());
+    };
+    let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    for local in [true, false] {
+        for end in ["COMMIT", "ROLLBACK"] {
+            script(&[words(&["BEGIN"]), vec![set("'x'", local)], words(&[end])].concat());
+            script(
+                &[
+                    words(&["BEGIN", "SAVEPOINT s"]),
+                    vec![set("$$it's$$", local)],
+                    words(&["ROLLBACK TO s", end]),
+                ]
+                .concat(),
+            );
+            script(
+                &[
+                    vec![set("'before'", false)],
+                    words(&["BEGIN"]),
+                    vec![set("''", local)],
+                    words(&["RESET ALL", end]),
+                ]
+                .concat(),
+            );
+        }
+        script(&[set("'x'", local), set("E'\\x41\\n'", !local)]);
+        script(&[format!(
+            "SELECT pg_catalog.set_config('App.Tenant'::text, 'a', {local}) AS a, set_config('work_mem', '1024kB', {local}) AS b"
+        )]);
+        script(&[set("'x'", local), "SELECT set_config('work_mem', 'much', true)".into()]);
+        script(&[
+            format!("SELECT set_config('search_path', 'pg_catalog, \"A b\", public', {local})"),
+            "SHOW search_path".into(),
+        ]);
+        script(&[set("'x'", false), set("NULL", local)]);
+    }
+    script(&words(&["SELECT set_config('app.tenant', 'x', NULL)"]));
+    script(&words(&["BEGIN", "SELECT set_config('no name', 'x', true)", "ROLLBACK"]));
+    // values that are bound, as text and in binary
+    for (local, binary) in [("true", 1u8), ("f", 0)] {
+        same(&h, &[], |w| {
+            let mut t = asks(w, &[&["BEGIN".into()], &both[..]].concat());
+            let sql = "SELECT set_config('app.tenant', $1, $2), set_config($3, '3MB', $2)";
+            t.extend(
+                w.p("c", sql, &[])
+                    .b("", "c", &[Some("one"), Some(local), Some("work_mem")])
+                    .dp("")
+                    .e("", 1)
+                    .s()
+                    .hear(1),
+            );
+            t.extend(asks(w, &both));
+            t.extend(w.ds("c").s().hear(1));
+            t.extend(w.bb("", "c", &[Some(b"two"), Some(&[binary]), Some(b"Work_Mem")]).e("", 0).s().hear(1));
+            t.extend(asks(w, &both));
+            t.extend(w.b("", "c", &[Some("three"), None, Some("work_mem")]).e("", 0).s().hear(1));
+            t.extend(asks(w, &[&["COMMIT".into()], &both[..]].concat()));
+            t
+        });
+    }
+    // a portal that runs twice sets once
+    same(&h, &[], |w| {
+        let mut t = ask(w, "BEGIN");
+        t.extend(w.p("", &set("'old'", false), &[]).b("p", "", &[]).e("p", 0).s().hear(1));
+        t.extend(asks(w, &[&[set("'new'", false)], &both[..]].concat()));
+        t.extend(w.e("p", 0).s().hear(1));
+        t.extend(asks(w, &[&["COMMIT".into()], &both[..]].concat()));
+        t
+    });
+    // what would have to be computed, and what another shard cannot be told
+    let mut w = Wire::connect(&h.url(), &[("work_mem", "2MB")]).unwrap();
+    for sql in [
+        "SELECT set_config('app.tenant', 'a' || 'b', true)",
+        "SELECT set_config('app.tenant', 'x', true) WHERE false",
+        "SELECT set_config('app.tenant', 'x', true), 1",
+        "SELECT set_config('work_mem', NULL, true)",
+        "SELECT set_config('search_path', 'public,pg_catalog', true)",
+        "SELECT set_config('search_path', 'user', true)",
+        "SELECT set_config('search_path', '', true)",
+        "SELECT set_config('transaction_read_only', 'on', true)",
+        "SELECT set_config('client_encoding', 'LATIN1', true)",
+    ] {
+        let heard = ask(&mut w, sql);
+        assert!(heard[0].starts_with("error ERROR 0A000 a setting made by"), "{sql}: {heard:?}");
+    }
+}
+
 /// A SET belongs to the transaction around it, which is what is sent up to a Sync, or one simple message.
 fn settings_of_an_implicit_transaction(h: &Harness, a: i64, b: i64) {
     same(h, &[], |w| {

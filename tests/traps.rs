@@ -157,12 +157,10 @@ async fn settings_within_a_message(h: &Harness) {
 /// A setting that pgweir does not see made would be there on one shard only.
 async fn settings_made_by_functions(h: &Harness) {
     for call in [
-        "SELECT set_config('search_path', 'far', false)",
-        "SELECT set_config('SEARCH_PATH', 'far', false)",
         "SELECT 1 WHERE pg_catalog.set_config('search_path', 'far', false) = 'far'",
         "SELECT * FROM set_config('search_path', 'far', false)",
         "SELECT 1 FROM t WHERE id = 1 AND set_config('search_path', 'far', false) = 'far'",
-        "SELECT set_config('my.key', 'x', false)",
+        "SELECT set_config('my.key', v, false) FROM t WHERE id = 1",
     ] {
         // the harmless one first: the plans of both must be two
         let script = ["SELECT set_config('jit', 'off', false)", call, "SELECT v FROM notes"];
@@ -171,6 +169,18 @@ async fn settings_made_by_functions(h: &Harness) {
         assert_eq!(ask(&proxy, call).await, Answer::Refused, "{call}");
         assert_eq!(ask(&proxy, script[2]).await, ask(&oracle, script[2]).await);
     }
+    // what it sees made, it follows
+    same(
+        h,
+        &[
+            "SELECT set_config('jit', 'off', false)",
+            "SELECT set_config('search_path', 'far', false)",
+            "SELECT v FROM notes",
+        ],
+    )
+    .await;
+    same(h, &["SELECT set_config('SEARCH_PATH', 'far', false); SELECT v FROM notes", "SELECT v FROM notes"])
+        .await;
 }
 
 async fn comparisons_with_null(h: &Harness) {

@@ -155,6 +155,63 @@ async fn a_wrong_text_is_refused_at_its_parse() {
     assert!(differences.is_empty(), "first pgweir, then plain Postgres\n{}", differences.join("\n"));
 }
 
+/// Messages that break the protocol's rules, and texts that are not in the client's encoding.
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_messages_have_their_errors() {
+    let h = Harness::start(Setup::default()).await;
+    let frame = |tag: u8, body: &[u8]| {
+        let mut out = vec![tag];
+        out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+        out.extend_from_slice(body);
+        out
+    };
+    let bad = [
+        frame(b'S', b"x"),
+        frame(b'S', b"\0\0"),
+        frame(b'H', b"x"),
+        frame(b'Q', b"SELECT 1"),
+        frame(b'Q', b"SELECT 1\0x"),
+        frame(b'P', b"\0SELECT 1\0\0\0x"),
+        frame(b'P', b"\0"),
+        frame(b'E', b""),
+        frame(b'E', b"\0\0\0\0\0x"),
+        frame(b'D', b"S\0x"),
+        frame(b'D', b"Q\0"),
+        frame(b'C', b"Q\0"),
+        frame(b'c', b"x"),
+        frame(b'Q', b"SELECT '\xe9'\0"),
+        frame(b'Q', b"SELECT 1 FROM accounts WHERE id = 1 AND owner = '\xc3\x28'\0"),
+        frame(b'Q', b"SELECT '\xf0\x9f\x98'\0"),
+        frame(b'Q', b"SELECT '\xff' -- \0"),
+        frame(b'P', b"\0SELECT '\xe9 x'\0\0\0"),
+        frame(b'P', b"\xe9\0SELECT 1\0\0\0"),
+        frame(b'B', b"\0s\0\0\0\0\x01\0\0\0\x02\xe9a\0\0"),
+    ];
+    same(&h, |w| w.raw(&frame(b'y', b"")).hear(1));
+    for message in &bad {
+        let answers = usize::from(matches!(message[0], b'S' | b'Q'));
+        for before in ["", "BEGIN"] {
+            same(&h, |w| {
+                let mut t = ask(w, before);
+                t.extend(w.p("s", "SELECT owner FROM accounts WHERE id = 1 AND owner = $1", &[]).s().hear(1));
+                t.extend(w.raw(message).s().hear(1 + answers));
+                t.extend(ask(w, "SELECT 2"));
+                t.extend(ask(w, "ROLLBACK"));
+                // behind what is right, and behind an error
+                w.p("", "INSERT INTO accounts VALUES (1, 'x')", &[]).b("", "", &[]).e("", 0);
+                t.extend(w.raw(message).s().hear(1 + answers));
+                t.extend(ask(w, "SELECT count(*) FROM accounts WHERE id = 1"));
+                t.extend(ask(w, "DELETE FROM accounts WHERE id = 1"));
+                w.p("", "SELECT nope", &[]).b("", "", &[]).e("", 0);
+                let ignored = message[0] == b'Q';
+                t.extend(w.raw(message).s().hear(if ignored { 1 } else { 1 + answers }));
+                t.extend(ask(w, "SELECT 3"));
+                t
+            });
+        }
+    }
+}
+
 /// The same over one shard: nothing is planned, everything passes.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_shard_passes_sessions_through() {

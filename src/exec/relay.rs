@@ -328,8 +328,14 @@ impl Run {
             (Expect::Injected, b'C' | b'I')
             | (Expect::Bind, b'2')
             | (Expect::Close, b'3')
-            | (Expect::DescribePortal, b'T' | b'n')
-            | (Expect::Execute, b's') => {
+            | (Expect::DescribePortal, b'T' | b'n') => {
+                self.replies.pop_front();
+                seen
+            }
+            // What a row has set is set, whether there are more or not.
+            (Expect::Execute, b's') => {
+                let effect = head.effects.first().cloned();
+                complete(effect, body, from, txn);
                 self.replies.pop_front();
                 seen
             }

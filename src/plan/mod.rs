@@ -55,6 +55,7 @@ mod hints;
 mod program;
 mod refuse;
 mod route;
+pub mod settings;
 mod utility;
 mod value;
 
@@ -68,7 +69,7 @@ use crate::metrics::RouteKind;
 use crate::shards::{ShardId, ShardMap, ShardSet};
 use crate::sql::analyse::NotUnderstood;
 use crate::sql::class::Class;
-use crate::sql::facts::SessionEffect;
+use crate::sql::facts::{MadeSetting, SessionEffect};
 use crate::sql::scan::{Hints, Literal, Piece, Scan};
 use crate::sql::utility::{CopyTarget, copy_target};
 use program::{Goal, Tables};
@@ -186,6 +187,8 @@ pub struct Template {
     /// the parser does not understand the text: if a server does not either, its error is the better one
     pub unread: bool,
     goal: Goal,
+    /// made by set_config(), which is all that the statement does
+    settings: Box<[MadeSetting]>,
     /// parameters that occur more than once in the text
     shared_params: Box<[u16]>,
     /// text parameters may be read as one character
@@ -337,6 +340,16 @@ impl Template {
         }
     }
 
+    /// The settings that this execution makes by set_config(), if that is all that the statement does.
+    pub fn settings(
+        &self,
+        statement: &Statement<'_>,
+        params: &Params<'_>,
+        reading: &Reading,
+    ) -> settings::Settings {
+        settings::of(&self.settings, statement, params, reading.encodings)
+    }
+
     /// Whether it looks at no row of any table, so that it does not matter under which snapshot it runs.
     pub fn reads_no_rows(&self) -> bool {
         match &self.goal {
@@ -384,6 +397,7 @@ impl Template {
             touches_temporaries: false,
             unread: false,
             goal: Goal::Session,
+            settings: Box::default(),
             shared_params: program::shared_params(normalized, &[]).into(),
             single_chars: true,
             normalized: normalized.into(),
@@ -438,6 +452,9 @@ impl Template {
         let facts = utility::facts(&self.class, statement, snapshot, &self.reading);
         if let Ok(facts) = &facts {
             self.read_only = facts.read_only;
+            if self.class == Class::Query {
+                self.settings = facts.settings.as_slice().into();
+            }
             if !self.shared_params.is_empty() {
                 self.shared_params = program::shared_params(&self.normalized, &facts.param_uses).into();
                 self.single_chars = program::has_single_chars(facts, &self.normalized);

@@ -221,7 +221,7 @@ pub(super) fn tables(
     }
     temporaries(&mut out, class, facts, map, reading);
     unknown_tables(&mut out, class, facts, snapshot, &reading.search_path);
-    functions(&mut out, facts, statement, snapshot);
+    functions(&mut out, class, facts, statement, snapshot);
     if matches!(class, Class::Do | Class::Call) {
         let local = matches!(class, Class::Call) && out.local_function.is_some();
         if !local {
@@ -529,7 +529,7 @@ fn listed_rule<'m>(map: &'m ShardMap, schema: &str, table: &str) -> Option<&'m T
         .or_else(|| map.schema_rule(schema))
 }
 
-fn functions(out: &mut Tables, facts: &Facts, statement: &Statement<'_>, snapshot: &Snapshot) {
+fn functions(out: &mut Tables, class: &Class, facts: &Facts, statement: &Statement<'_>, snapshot: &Snapshot) {
     let map = &*snapshot.map;
     let alone = out.sharded.is_empty() && out.pinned.is_empty();
     for function in &facts.functions {
@@ -545,7 +545,9 @@ fn functions(out: &mut Tables, facts: &Facts, statement: &Statement<'_>, snapsho
             out.pin(map.default_shard, format!("{name}()"));
         }
     }
-    if facts.makes_settings {
+    // A query that does nothing else is followed by the session, as SET is.
+    let followed = *class == Class::Query && !facts.settings.is_empty();
+    if facts.makes_settings && !followed {
         out.refuse(refuse::set_config());
     }
     if facts.effects.contains(&SessionEffect::AdvisoryLock) {

@@ -123,7 +123,7 @@ fn first_word_is(text: &str, word: &str) -> bool {
     Lexer::new(text, true).next_token().is_ok_and(|t| t.is_some_and(|t| t.is_word(text, word)))
 }
 
-fn is_of_transaction(name: &str) -> bool {
+pub(super) fn is_of_transaction(name: &str) -> bool {
     matches!(name, "transaction_isolation" | "transaction_read_only" | "transaction_deferrable")
 }
 
@@ -502,7 +502,7 @@ fn everywhere(s: &mut Session, control: &Control, text: &str, voice: Voice) {
 }
 
 /// The participant whose replies the client sees.
-fn main(s: &mut Session, shard: ShardId, text: &str, voice: Voice, effect: Option<Effect>) {
+pub(super) fn main(s: &mut Session, shard: ShardId, text: &str, voice: Voice, effect: Option<Effect>) {
     match voice {
         Voice::Simple { ready } => {
             let show = if ready { Show::Forward } else { Show::WithoutReady };
@@ -534,7 +534,7 @@ fn unseen(s: &mut Session, shard: ShardId, texts: &[String], voice: Voice, effec
 }
 
 /// A participant that does the same, unseen.
-fn aside(s: &mut Session, shard: ShardId, text: &str, voice: Voice) {
+pub(super) fn aside(s: &mut Session, shard: ShardId, text: &str, voice: Voice) {
     match voice {
         Voice::Simple { .. } => {
             send_text(s, shard, text.as_bytes(), Pending::new(shard, Expect::Query).show(Show::Silent));

@@ -8,6 +8,7 @@
 use crate::error::{Error, Result, SqlState};
 use crate::exec::reply::{Described, Expect, ParseNote, Pending, Show};
 use crate::plan::{CopyIn, Params, Route, Snapshot, Statement, Template};
+use crate::session::config::{self, Followed};
 use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
@@ -70,6 +71,8 @@ enum Portal {
         columns: Option<Columns>,
         /// a COPY whose rows decide the route; `shard` is only asked
         rows: Option<Arc<CopyIn>>,
+        /// what the first Execute is going to set
+        makes: Option<Box<Followed>>,
     },
     /// served by pgweir
     Control { control: Control, text: Box<str> },
@@ -256,7 +259,7 @@ pub(super) fn told(s: &mut Session) {
 
 async fn parse(s: &mut Session, len: usize) -> Served<()> {
     let snapshot = s.refresh()?;
-    let name = Name::from_slice(frontend::Parse::parse(&s.client.input[HEADER..len])?.name);
+    let name = named_in(s, frontend::Parse::parse(&s.client.input[HEADER..len])?.name)?;
     let deferred = s.extended.deferred.contains(&name);
     if !name.is_empty() && !deferred && s.extended.prepared(&name).is_some_and(|p| !p.is_confirmed()) {
         // Whether it exists hangs on an answer that is still to come.
@@ -338,6 +341,14 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
         s.extended.deferred.push(name);
     }
     Ok(())
+}
+
+/// A name that a message gives. Errors: 22021 as a server would, where it must be UTF-8.
+fn named_in(s: &Session, name: &[u8]) -> Result<Name> {
+    if s.reading.encodings.is_utf8_text() {
+        encoding::utf8(name)?;
+    }
+    Ok(Name::from_slice(name))
 }
 
 /// Number of an identity, and the name that it has on servers.
@@ -437,7 +448,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     let snapshot = s.refresh()?;
     let (portal, name) = {
         let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
-        (Name::from_slice(view.portal), Name::from_slice(view.statement))
+        (named_in(s, view.portal)?, named_in(s, view.statement)?)
     };
     let (template, route) = routed(s, len, &name, &snapshot).await?;
     s.extended.end_cursors(&s.txn);
@@ -474,6 +485,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
             return Ok(());
         }
     }
+    let makes = made_by_bind(s, len, &name, &template, &snapshot)?;
     let rows = rows_of(&route);
     let cursor = cursor.filter(|shard| s.txn.holds(*shard));
     let shard = cursor.map_or_else(|| s.settle_route(route, &snapshot), Ok)?;
@@ -483,7 +495,11 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         let (text, piece) = (prepared.text.clone(), prepared.scan.pieces[0].clone());
         oids::copy_fits(s, shard, &text, &piece, &snapshot).await?;
     }
-    s.enlist(shard, how(&template, rows.is_some()), &snapshot).await?;
+    let part = match makes {
+        Some(_) => Enlist::default(),
+        None => how(&template, rows.is_some()),
+    };
+    s.enlist(shard, part, &snapshot).await?;
     if s.run.skipping {
         return Ok(());
     }
@@ -527,8 +543,24 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         s.extended.closed(closes.as_deref());
     }
     s.run.push(Pending::new(shard, Expect::Bind));
-    s.extended.portals.insert(portal, Portal::On { shard, template, columns, rows });
+    s.extended.portals.insert(portal, Portal::On { shard, template, columns, rows, makes });
     Ok(())
+}
+
+/// The settings that the statement makes with the values of the Bind at the front, if it does nothing else.
+fn made_by_bind(
+    s: &Session,
+    len: usize,
+    name: &Name,
+    template: &Template,
+    snapshot: &Snapshot,
+) -> Result<Option<Box<Followed>>> {
+    let Some(prepared) = s.extended.prepared(name) else { return Ok(None) };
+    let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints: &s.hints };
+    let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
+    let types = prepared.described.parameters.get().unwrap_or(&prepared.types);
+    let params = Params::Bound { types, formats: &view.formats, values: &view.values };
+    Ok(config::of(s, template, &statement, &params, snapshot)?.map(Box::new))
 }
 
 /// Sends what was parsed and not sent yet: to `shard`, or to a link that can describe it.
@@ -638,7 +670,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     let snapshot = s.refresh()?;
     let (target, name) = {
         let view = frontend::Describe::parse(&s.client.input[HEADER..len])?;
-        (view.target, Name::from_slice(view.name))
+        (view.target, named_in(s, view.name)?)
     };
     if target == Target::Portal {
         return match s.extended.portals.get_mut(&name) {
@@ -750,7 +782,11 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
     let snapshot = s.refresh()?;
     let name = {
         let view = frontend::Execute::parse(&s.client.input[HEADER..len])?;
-        Name::from_slice(view.portal)
+        named_in(s, view.portal)?
+    };
+    let makes = match s.extended.portals.get_mut(&name) {
+        Some(Portal::On { makes, .. }) => makes.take(),
+        _ => None,
     };
     match s.extended.portals.get(&name).cloned() {
         None => match s.extended.cursors.get(&name).map(|(on, _)| *on) {
@@ -761,7 +797,17 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
             send_deferred(s, None, &snapshot).await?;
             control::execute(s, &control, &text, Voice::Extended, &snapshot).await
         }
-        Some(Portal::On { shard, template, columns, rows }) => {
+        Some(Portal::On { shard, template, columns, rows, makes: _ }) => {
+            if let Some(followed) = makes {
+                s.drain().await?;
+                if s.run.skipping {
+                    return Ok(());
+                }
+                let pending = Pending::new(shard, Expect::Execute).effect(Some(followed.effect()));
+                to_portal(s, shard, len, &name, pending).await?;
+                config::executed(s, &followed, shard);
+                return Ok(());
+            }
             let mut pending = Pending::new(shard, Expect::Execute)
                 .writes(!template.read_only)
                 .effect(temporaries::pin(&template));
@@ -799,7 +845,7 @@ async fn close(s: &mut Session, len: usize) -> Served<()> {
     let snapshot = s.refresh()?;
     let (target, name) = {
         let view = frontend::Close::parse(&s.client.input[HEADER..len])?;
-        (view.target, Name::from_slice(view.name))
+        (view.target, named_in(s, view.name)?)
     };
     send_deferred(s, None, &snapshot).await?;
     if s.run.skipping {
@@ -836,7 +882,7 @@ async fn flush(s: &mut Session, len: usize) -> Served<()> {
 
 /// The end of a group: every link that took part gets the Sync, one of them answers the client.
 async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
-    frontend::parse_empty(&s.client.input[HEADER..len]).map_err(Gone::Fatal)?;
+    let malformed = frontend::parse_empty(&s.client.input[HEADER..len]).err();
     if !s.run.skipping {
         let sent = async {
             let snapshot = s.refresh()?;
@@ -849,6 +895,17 @@ async fn sync(s: &mut Session, len: usize) -> Result<(), Gone> {
             Err(Trouble::Told) => told(s),
         }
     }
+    match malformed {
+        Some(e) => malformed_end(s, &e).await,
+        None => end_group(s, Show::Forward).await,
+    }
+}
+
+/// A Sync or a Query that cannot be read: it ends the group all the same, and nothing of that stays (PostgresMain, postgres.c).
+pub(super) async fn malformed_end(s: &mut Session, e: &Error) -> Result<(), Gone> {
+    s.drain().await?;
+    s.run.skipping = false;
+    refuse(s, e);
     end_group(s, Show::Forward).await
 }
 

@@ -36,6 +36,7 @@ mod baseline;
 pub mod certificate;
 mod client;
 mod clock;
+mod config;
 mod control;
 mod copy;
 pub mod database;

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::exec::reply::{Expect, Pending, Show};
 use crate::metrics::RouteKind;
 use crate::plan::{CopyIn, Encodings, Params, Route, Snapshot, Statement, Template};
+use crate::session::config::{self, Followed};
 use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
@@ -34,6 +35,17 @@ pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
     if s.barrier || !s.extended.is_quiet() {
         s.drain().await?;
         s.barrier = false;
+        if s.run.skipping {
+            return Ok(());
+        }
+        let sent = frontend::Query::parse(&s.client.input[HEADER..len]);
+        let readable = sent.and_then(|q| match s.reading.encodings.is_utf8_text() {
+            true => encoding::utf8(q.text).map(drop),
+            false => Ok(()),
+        });
+        if let Err(e) = readable {
+            return extended::malformed_end(s, &e).await;
+        }
         extended::leave_group(s).await?;
         if s.run.skipping {
             return Ok(());
@@ -220,6 +232,18 @@ fn control_of(
     control::of(template, piece_text(s, len, piece)?, s.wide.is_some(), snapshot.map.shards.len(), s.mode)
 }
 
+/// The settings that a statement of the message makes, if it does nothing else.
+fn followed(
+    s: &Session,
+    len: usize,
+    piece: usize,
+    template: &Template,
+    snapshot: &Snapshot,
+) -> Result<Option<Followed>> {
+    let statement = Statement { text: text_of(s, len)?, scan: &s.scan, piece, hints: &s.hints };
+    config::of(s, template, &statement, &Params::None, snapshot)
+}
+
 async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
     let (template, route) = planned(s, len, 0, snapshot).await?;
     crate::metrics::statement(route.kind());
@@ -234,6 +258,10 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
             return Ok(());
         }
         return control::execute(s, &control, &text, Voice::Simple { ready: true }, snapshot).await;
+    }
+    if let Some(followed) = followed(s, len, 0, &template, snapshot)? {
+        let text = piece_text(s, len, 0)?.to_owned();
+        return config::execute(s, followed, &text, Voice::Simple { ready: true }, snapshot).await;
     }
     if s.txn.failed() {
         return Err(aborted().into());
@@ -429,6 +457,8 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 together &= !changes_names || piece + 1 == pieces;
                 effects.push(control.effect().unwrap_or(Effect::Nothing));
             }
+            // as a SET in its place
+            None if followed(s, len, piece, &template, snapshot)?.is_some() => together = false,
             None => {
                 // What it means is known only when what stands before it has run.
                 together &= !read_anew || snapshot.map.shards.len() == 1;
@@ -579,6 +609,13 @@ async fn statement_of_many(
             s.txn.open(implicit());
         }
         return control::execute(s, &control, &text, Voice::Simple { ready: false }, snapshot).await;
+    }
+    if let Some(followed) = followed(s, len, piece, &template, snapshot)? {
+        let text = piece_text(s, len, piece)?.to_owned();
+        if !s.txn.in_block() {
+            s.txn.open(implicit());
+        }
+        return config::execute(s, followed, &text, Voice::Simple { ready: false }, snapshot).await;
     }
     if s.txn.failed() {
         return Err(aborted().into());

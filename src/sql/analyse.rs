@@ -8,7 +8,7 @@
 //!   parser makes a tree. The literals that the parser saw must be those that the scanner saw.
 //! - `names`: what a name means, as Postgres looks it up: scopes, aliases, CTEs, merged columns.
 //! - `query` (WITH, set operations, VALUES), `select`, `from`, `relation` (what a name in FROM is), `expr`, `types`, `write`,
-//!   `calls` and `hidden` (calls that nobody wrote as calls): the tree becomes relations over numbered columns, and conditions. Each
+//!   `settings`, `calls` and `hidden` (calls that nobody wrote as calls): the tree becomes relations over numbered columns, and conditions. Each
 //!   expression is resolved once. Whatever is not understood says nothing (`True`), it never stops a condition
 //!   beside it from counting, and what could change the meaning of the whole is refused.
 //! - `rel`: conditions go up (what holds for rows that come out) and down (what must hold for a row to matter).
@@ -34,6 +34,7 @@ mod query;
 mod rel;
 mod relation;
 mod select;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -44,7 +45,7 @@ mod write;
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::sql::desugar::desugar;
-use crate::sql::facts::{Cond, Facts, Occurrence, Operand, OperandSource};
+use crate::sql::facts::{Cond, Facts, MadeSetting, Occurrence, Operand, OperandSource, Switch};
 use crate::sql::scan::{Literal, LiteralClass, Scan};
 use pred::{Budget, ColId, P, Pred};
 use query::Resolver;
@@ -232,6 +233,9 @@ fn without_sugar(
     for f in &mut facts.functions {
         f.span = plain.original(f.span.clone());
     }
+    // where one of them is other bytes now, none is known
+    let settings = std::mem::take(&mut facts.settings).into_iter().map(|s| relocated_setting(s, &same));
+    facts.settings = settings.collect::<Option<_>>().unwrap_or_default();
     let steering = facts.steering_literals.iter().map(|i| same.get(*i as usize).copied().flatten());
     facts.steering_literals = steering.collect::<Option<_>>()?;
     Some(Ok(facts))
@@ -253,6 +257,15 @@ fn relocated(c: Cond, same: &[Option<u32>]) -> Cond {
         Cond::Cmp(i, op, o) => one(o, &|o| Cond::Cmp(i, op, o)),
         Cond::True | Cond::False | Cond::IsNull(_) => c,
     }
+}
+
+fn relocated_setting(s: MadeSetting, same: &[Option<u32>]) -> Option<MadeSetting> {
+    let local = match s.local {
+        Switch::Given(operand) => Switch::Given(relocated_operand(operand, same)?),
+        known => known,
+    };
+    let (name, value) = (relocated_operand(s.name, same)?, relocated_operand(s.value, same)?);
+    Some(MadeSetting { name, value, local })
 }
 
 fn relocated_operand(mut o: Operand, same: &[Option<u32>]) -> Option<Operand> {
@@ -301,7 +314,11 @@ fn read(
     };
     resolver.hidden_calls(text, span.clone());
     let output = match &statement {
-        Statement::Query(query) => resolver.query(query, None, None)?,
+        Statement::Query(query) => {
+            let output = resolver.query(query, None, None)?;
+            resolver.facts.settings = resolver.settings_alone(query);
+            output
+        }
         write
         @ (Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) | Statement::Merge(_)) => {
             resolver.write(write, None, None)?

@@ -112,6 +112,22 @@ pub struct Occurrence {
     pub span: Range<u32>,
 }
 
+/// A call of set_config() with constants: text, text and boolean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeSetting {
+    pub name: Operand,
+    pub value: Operand,
+    /// until the end of the transaction
+    pub local: Switch,
+}
+
+/// A boolean, as it is written or as a constant gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Switch {
+    Known(bool),
+    Given(Operand),
+}
+
 /// A call that may do more than compute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionUse {
@@ -151,6 +167,8 @@ pub struct Facts {
     pub hidden_tables: bool,
     /// set_config() of a setting that changes what statements mean, or of one whose name is not known
     pub makes_settings: bool,
+    /// the settings that a query makes by set_config(), if it does nothing else
+    pub settings: Vec<MadeSetting>,
     /// parameters that stand bare beside a column, or are stored in one, with the column's type: once for each place
     pub param_uses: Vec<(u16, u32)>,
     /// literals whose values the plan depends on (besides keys); relative indexes

@@ -27,6 +27,7 @@
 //! `Link::applied`. A link that is not returned: [`Txn::settle`].
 
 pub mod journal;
+mod keywords;
 pub mod settings;
 
 use crate::backend::cancel::CancelTarget;

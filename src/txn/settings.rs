@@ -4,7 +4,7 @@
 //! (`SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE`). Order matters: a role must come after what only the
 //! earlier role may set.
 
-use crate::txn::Effect;
+use crate::txn::{Effect, keywords};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -185,9 +185,8 @@ pub fn quoted_name(name: &str) -> String {
 /// `SELECT set_config(...)` would take a snapshot, after which BEGIN could not choose an isolation level.
 pub fn start_statement(name: &str, value: &str) -> Box<str> {
     let name = name.to_ascii_lowercase();
-    let value = match name.as_str() {
-        // Lists of identifiers are one string in the packet and several in SET (guc.c, GUC_LIST_QUOTE).
-        "search_path" | "local_preload_libraries" | "session_preload_libraries" | "temp_tablespaces" => {
+    let value = match is_list_of_names(&name) {
+        true => {
             let names = identifier_list(value);
             if names.is_empty() {
                 "''".to_owned()
@@ -195,9 +194,35 @@ pub fn start_statement(name: &str, value: &str) -> Box<str> {
                 names.iter().map(|n| quoted_value(n)).collect::<Vec<_>>().join(", ")
             }
         }
-        _ => quoted_value(value),
+        false => quoted_value(value),
     };
     format!("SET {} TO {value}", quoted_name(&name)).into()
+}
+
+/// Whether [`start_statement`] makes the very text of that value, as SHOW tells it: of a list of names it makes the text that
+/// Postgres would write.
+pub fn is_said_as_it_is(name: &str, value: &str) -> bool {
+    if !is_list_of_names(name) {
+        return true;
+    }
+    let plain = |n: &str| {
+        n.bytes()
+            .enumerate()
+            .all(|(i, b)| b.is_ascii_lowercase() || b == b'_' || (i > 0 && b.is_ascii_digit()))
+    };
+    let written = |part: &str| match part.strip_prefix('"').and_then(|p| p.strip_suffix('"')) {
+        Some(inner) => !inner.contains('"') && !plain(inner),
+        None => !part.is_empty() && plain(part) && !keywords::is_quoted(part),
+    };
+    value.split(", ").all(written)
+}
+
+/// Lists of identifiers are one string in the packet and several in SET (guc.c, GUC_LIST_QUOTE).
+fn is_list_of_names(name: &str) -> bool {
+    matches!(
+        name,
+        "search_path" | "local_preload_libraries" | "session_preload_libraries" | "temp_tablespaces"
+    )
 }
 
 fn quoted_value(value: &str) -> String {

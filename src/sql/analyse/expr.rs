@@ -982,7 +982,7 @@ fn is_row(f: &Function) -> bool {
 }
 
 /// Without parentheses.
-fn peel(mut e: &Expr) -> &Expr {
+pub(super) fn peel(mut e: &Expr) -> &Expr {
     while let Expr::Nested(inner) = e {
         e = inner;
     }
