@@ -405,6 +405,133 @@ async fn what_client_encoding_is_decides_and_every_way_to_change_it_is_noticed()
     same_rows(&h, "app").await;
 }
 
+/// The bytes of `words` as they are stored, whatever they are: with SQL_ASCII as client_encoding a COPY stores what is no text
+/// of the database's encoding, in Postgres as well, and no other function would read it.
+async fn same_bytes(h: &Harness, database: &str) {
+    let mut stored = [Vec::new(), Vec::new()];
+    let shards = if database == "single" { 1 } else { 2 };
+    let nodes = (0..shards).map(|shard| (h.cluster.primary(shard), 0)).chain([(h.oracle.primary(0), 1)]);
+    for (node, side) in nodes {
+        let client = node.connect("postgres", database).await.unwrap();
+        let found = client.query("SELECT md5(k) || md5(v) FROM words", &[]).await.unwrap();
+        stored[side].extend(found.iter().map(|r| r.get::<_, String>(0)));
+    }
+    stored.iter_mut().for_each(|rows| rows.sort());
+    assert!(
+        stored[0] == stored[1],
+        "{database}: {} rows, the oracle has {}",
+        stored[0].len(),
+        stored[1].len()
+    );
+}
+
+/// What COPY TO sends, rows sorted, or the code of its error. None: refused by pgweir.
+fn copied_out(p: &mut Pair, text: &[u8]) -> Option<(Vec<Vec<u8>>, String)> {
+    let mut out = BytesMut::new();
+    frontend::query(&mut out, text);
+    let [got, want] = [&mut p.proxy, &mut p.oracle].map(|wire| {
+        let (mut rows, mut error) = (Vec::new(), String::new());
+        for (tag, body) in wire.raw(&out).frames(1) {
+            match tag {
+                b'd' => rows.push(body),
+                b'E' => {
+                    error = body[body.windows(2).position(|w| w == b"\0C").unwrap() + 2..][..5]
+                        .escape_ascii()
+                        .to_string()
+                }
+                _ => {}
+            }
+        }
+        rows.sort();
+        (if error.is_empty() { rows } else { Vec::new() }, error)
+    });
+    if got.1 == "0A000" {
+        return None;
+    }
+    assert_eq!(got, want, "left: through pgweir; said: {}", text.escape_ascii());
+    Some(got)
+}
+
+/// COPY in every encoding, into one shard and two, and out of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_means_what_its_encoding_says() {
+    let h = start().await;
+    for database in ["app", "latin", "ascii", "single"] {
+        let (mut wide_in, mut wide_out) = (0, 0);
+        let mut p = Pair::new(&h, database, "UTF8");
+        for key in ["wide", "wider", "widest"] {
+            p.runs(format!("INSERT INTO words VALUES ('{key}', 'ü{key}')").as_bytes());
+        }
+        p.runs("INSERT INTO plain VALUES (7, 'é')".as_bytes());
+        for encoding in ["UTF8", "LATIN1", "SQL_ASCII", "WIN1252", "EUC_JP", "SJIS", "GB18030"] {
+            if matches!(encoding, "WIN1252" | "EUC_JP" | "SJIS" | "GB18030")
+                && matches!(database, "ascii" | "latin")
+            {
+                continue;
+            }
+            let mut p = Pair::new(&h, database, encoding);
+            for (i, key) in KEYS.iter().enumerate() {
+                for (option, separator) in [
+                    ("", "\t"),
+                    ("(FORMAT csv)", ","),
+                    ("(ENCODING 'LATIN1')", "\t"),
+                    ("(FORMAT csv, ENCODING 'UTF8')", ","),
+                ] {
+                    // one row, and rows for both shards around it
+                    for around in [false, true] {
+                        let mut data = Vec::new();
+                        let mut row = |key: &[u8], value: &[u8]| {
+                            data.extend([key, separator.as_bytes(), value, b"\n"].concat());
+                        };
+                        let unique = format!("{encoding}{i}{option}{around}").replace(',', "");
+                        if around {
+                            (0..6).for_each(|n| row(format!("{unique} {n}").as_bytes(), b"x"));
+                        }
+                        row(&[key, unique.as_bytes()].concat(), key);
+                        if around {
+                            (6..9).for_each(|n| row(format!("{unique} {n}").as_bytes(), key));
+                        }
+                        let mut out = BytesMut::new();
+                        frontend::query(&mut out, format!("COPY words FROM STDIN {option}").as_bytes());
+                        data.chunks(7).for_each(|chunk| frontend::copy_data(&mut out, chunk));
+                        frontend::copy_done(&mut out);
+                        let heard = p.says(&out, 1);
+                        wide_in += usize::from(!key.is_ascii() && heard.iter().any(|m| m.contains("COPY ")));
+                    }
+                }
+            }
+            for option in [
+                "",
+                "(FORMAT csv)",
+                "(ENCODING 'LATIN1')",
+                "(FORMAT csv, ENCODING 'UTF8')",
+                "(FORMAT binary)",
+            ] {
+                for from in [
+                    "words",
+                    "words (v)",
+                    "(SELECT v, k FROM words)",
+                    "(SELECT v FROM words WHERE k = 'wide')",
+                    "(SELECT * FROM words WHERE k = 'widest')",
+                    "plain",
+                ] {
+                    let heard = copied_out(&mut p, format!("COPY {from} TO STDOUT {option}").as_bytes());
+                    wide_out +=
+                        usize::from(heard.is_some_and(|(rows, _)| rows.iter().any(|r| !r.is_ascii())));
+                }
+            }
+            // those whose rows cannot be told from characters are taken by one shard only
+            let split = database == "single" || !matches!(encoding, "SJIS" | "GB18030");
+            assert!(p.served > 5 || !split, "{database} {encoding}: {} served", p.served);
+            if database == "single" {
+                assert_eq!(p.refusals, [""; 0], "{encoding}");
+            }
+        }
+        assert!(wide_in > 20 && wide_out > 5, "{database}: {wide_in} {wide_out}");
+        same_bytes(&h, database).await;
+    }
+}
+
 /// A key in a hint is the key that a statement would have.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_hints_beyond_ascii() {
