@@ -59,11 +59,7 @@ async fn behind_a_relay(settings: &[&str]) -> (Harness, Relay) {
     let mut all = vec!["database.app.pool_size=1"];
     all.extend(settings);
     let mut h = Harness::start(Setup { start_proxy: false, settings: &all, ..Setup::default() }).await;
-    let server = h.cluster.primary(1).port;
-    let relay = Relay::to(server).await;
-    let map = std::fs::read_to_string(h.map_file()).unwrap();
-    let map = map.replace(&format!("port = {server}"), &format!("port = {}", relay.port));
-    std::fs::write(h.map_file(), map).unwrap();
+    let relay = Relay::before(&h, 1).await;
     h.proxy.start().await.unwrap();
     (h, relay)
 }

@@ -28,6 +28,7 @@
 
 pub mod copy;
 pub mod hearing;
+mod lost;
 mod oids;
 pub mod relay;
 pub mod reply;
@@ -36,6 +37,7 @@ use crate::catalog::oids::Translations;
 use crate::error::Error;
 use bytes::BytesMut;
 use reply::{Expect, Pending, Reply};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::task::{Context, Poll};
@@ -96,6 +98,22 @@ impl Run {
     /// Nothing is owed to the client.
     pub fn is_idle(&self) -> bool {
         self.replies.is_empty()
+    }
+    /// Whether the client has the beginning of a message whose rest is still to come: whatever it is sent now, it takes for that.
+    pub fn is_torn(&self) -> bool {
+        matches!(self.body, Body::Forward(_))
+    }
+    /// The links that still owe something.
+    pub fn owing(&self) -> SmallVec<[crate::shards::ShardId; 2]> {
+        let mut owing = SmallVec::new();
+        for reply in &self.replies {
+            if let Reply::Pending(p) = reply
+                && !owing.contains(&p.from)
+            {
+                owing.push(p.from);
+            }
+        }
+        owing
     }
     pub fn len(&self) -> usize {
         self.replies.len()

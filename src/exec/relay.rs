@@ -2,9 +2,10 @@
 //!
 //! Frames that follow one another and that the client is to see leave in one write, from the link's own buffer.
 
+use super::lost::lost_error;
 use super::reply::{Expect, Pending, Reply, Show};
 use super::{Body, Run, Sink};
-use crate::error::{Error, SqlState};
+use crate::error::Error;
 use crate::shards::ShardId;
 use crate::txn::{Effect, TemporaryRelation, Txn};
 use crate::wire::backend::{self, ErrorFields};
@@ -508,93 +509,6 @@ impl Run {
         self.skipped_by = Some(from);
     }
 
-    /// A link is gone: what it still owed becomes errors.
-    ///
-    /// Errors: a message was cut in the middle, so the client's own stream cannot go on.
-    pub fn link_lost(&mut self, from: ShardId, txn: &mut Txn, how: &str) -> io::Result<()> {
-        let torn = matches!(self.body, Body::Forward(_));
-        self.body = Body::None;
-        self.inside = Box::default();
-        // A COPY that was never told that its data is complete has kept nothing.
-        let mut copying = self.copy_in == Some(from);
-        if copying {
-            self.copy_in = None;
-        }
-        let name = txn.participant(from).map(|p| p.link_ref().shard_name.to_string());
-        let name = name.unwrap_or_else(|| format!("#{}", from.0));
-        let committing = |p: &Pending| p.effects.iter().any(|e| matches!(e, Effect::Commit { .. }));
-        let in_block = txn.in_block();
-        let mut skip = false;
-        let mut owed = std::collections::VecDeque::with_capacity(self.replies.len());
-        for reply in self.replies.drain(..) {
-            match reply {
-                Reply::Pending(p) if p.from == from => {
-                    let incomplete = std::mem::take(&mut copying)
-                        || p.copy.as_ref().is_some_and(|note| note.refusal.is_some());
-                    let unknown = committing(&p) || (p.writes && !in_block && !incomplete);
-                    let error = |out: &mut BytesMut| backend::error(out, &lost_error(&name, how, unknown));
-                    match p.expect {
-                        Expect::Query => {
-                            if !p.failed && p.show != Show::Silent && !skip {
-                                let mut out = BytesMut::new();
-                                error(&mut out);
-                                owed.push_back(Reply::Local(out));
-                            }
-                            skip = false;
-                            if p.show == Show::Forward {
-                                owed.push_back(Reply::Ready);
-                            }
-                        }
-                        Expect::Sync => {
-                            if !skip && !p.failed && p.show != Show::Silent {
-                                let mut out = BytesMut::new();
-                                error(&mut out);
-                                owed.push_back(Reply::Local(out));
-                            }
-                            skip = false;
-                            if p.show == Show::Forward {
-                                owed.push_back(Reply::Ready);
-                            }
-                        }
-                        // what stands behind it tells the client
-                        Expect::Injected | Expect::Temporaries { .. } => {}
-                        Expect::Parse
-                        | Expect::Bind
-                        | Expect::DescribeStatement
-                        | Expect::DescribePortal
-                        | Expect::Execute
-                        | Expect::Close => {
-                            if !skip && !p.failed && p.show != Show::Silent {
-                                let mut out = BytesMut::new();
-                                error(&mut out);
-                                owed.push_back(Reply::Local(out));
-                                skip = true;
-                            }
-                        }
-                    }
-                }
-                Reply::Ready => {
-                    skip = false;
-                    owed.push_back(Reply::Ready);
-                }
-                Reply::Local(_) if skip => {}
-                other => owed.push_back(other),
-            }
-        }
-        self.replies = owed;
-        self.skipping |= skip;
-        self.errors += 1;
-        txn.lost(from);
-        txn.fail();
-        if torn {
-            return Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "a server died in the middle of a row",
-            ));
-        }
-        Ok(())
-    }
-
     /// Looks at links that owe nothing: notices go on to the client, a link that died is noticed.
     /// `Some(shard)`: that link is gone; what its server said last is in the second place.
     pub fn poll_quiet(
@@ -761,22 +675,4 @@ fn as_error(fields: &ErrorFields<'_>) -> BytesMut {
     let len = (out.len() - 1) as u32;
     out[1..5].copy_from_slice(&len.to_be_bytes());
     out
-}
-
-fn lost_error(shard: &str, how: &str, unknown: bool) -> Error {
-    if unknown {
-        Error::shard(
-            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
-            shard,
-            format!("the server of shard {shard} {how}: it is not known whether the statement took effect"),
-        )
-        .hint("Look for its effect before you send it again.")
-    } else {
-        Error::shard(
-            SqlState::CONNECTION_FAILURE,
-            shard,
-            format!("the server of shard {shard} {how} before it had answered"),
-        )
-        .hint("Send the statement again; in a transaction block, roll back first.")
-    }
 }

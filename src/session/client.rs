@@ -54,6 +54,11 @@ impl Client {
         self.reported.get(name).map(String::as_str)
     }
 
+    /// How much the client had taken of its answer when it stopped: more waits for it than it is read from links for.
+    pub fn stalled_at(&self) -> Option<u64> {
+        self.is_full().then_some(self.sent)
+    }
+
     /// Reads what is there. Ready(0) is the end of the stream. A buffer is made only once there is something to read.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.is_empty() {

@@ -57,14 +57,31 @@ impl Phase {
     }
 }
 
+/// How often the limit of a phase has been reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rung {
+    First,
+    /// what was done then did not help
+    Again,
+}
+
+/// Nobody reads the answer. It is for the log: the client will hardly read this.
+pub(super) fn stalled() -> Error {
+    Error::limit(SqlState::CONNECTION_FAILURE, "the client has not read its answer")
+        .hint("The limit is client_stall_timeout of the database in pgweir's configuration.")
+        .fatal()
+}
+
 #[derive(Default)]
 pub(super) struct Clock {
     phase: Phase,
     /// of the phase; a reload can change it
     limit: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
-    /// it rang in this phase
-    rang: bool,
+    /// in this phase
+    rung: Option<Rung>,
+    /// what a client had taken when it stopped reading, and when that is too long ago
+    stall: Option<(u64, Pin<Box<Sleep>>)>,
     canceling: Option<BoxFuture<'static, ()>>,
 }
 
@@ -74,20 +91,48 @@ impl Clock {
         self.phase = Phase::Other;
     }
 
-    /// Ready once, when the phase has lasted for longer than it may.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, phase: Phase, options: &Options) -> Poll<()> {
+    /// Ready when the phase has lasted for longer than it may, and once more when it still lasts after `grace`.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        phase: Phase,
+        options: &Options,
+        grace: Duration,
+    ) -> Poll<Rung> {
         let limit = phase.limit(options);
         if phase != self.phase || limit != self.limit {
-            (self.phase, self.limit, self.alarm, self.rang) = (phase, limit, None, false);
+            (self.phase, self.limit, self.alarm, self.rung) = (phase, limit, None, None);
         }
-        if limit.is_zero() || self.rang {
+        let (wait, next) = match self.rung {
+            None => (limit, Rung::First),
+            Some(Rung::First) => (grace, Rung::Again),
+            Some(Rung::Again) => (Duration::ZERO, Rung::Again),
+        };
+        if limit.is_zero() || wait.is_zero() {
             self.alarm = None;
             return Poll::Pending;
         }
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        let rings = alarm.as_mut().poll(cx);
-        self.rang = rings.is_ready();
-        rings
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
+        std::task::ready!(alarm.as_mut().poll(cx));
+        (self.rung, self.alarm) = (Some(next), None);
+        Poll::Ready(next)
+    }
+
+    /// Ready when the client has taken nothing for too long. `taken`: how much it had taken when it stopped, if it has.
+    pub(super) fn poll_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        taken: Option<u64>,
+        limit: Duration,
+    ) -> Poll<()> {
+        let Some(taken) = taken.filter(|_| !limit.is_zero()) else {
+            self.stall = None;
+            return Poll::Pending;
+        };
+        if self.stall.as_ref().is_none_or(|(before, _)| *before != taken) {
+            self.stall = Some((taken, Box::pin(tokio::time::sleep(limit))));
+        }
+        self.stall.as_mut().map_or(Poll::Pending, |(_, alarm)| alarm.as_mut().poll(cx))
     }
 
     /// Cancels what runs for the session.

@@ -69,6 +69,8 @@ crate::options! {
         /// what servers do for one request of a client is canceled after so long, with 57014; 0: never. Time in the queue for
         /// a link does not count, that is `checkout_timeout`
         query_timeout: Duration = Duration::ZERO,
+        /// a client that takes nothing of its answer for so long, while a link waits for it, is disconnected; 0: never
+        client_stall_timeout: Duration = Duration::from_secs(300),
         /// after DDL: how long a session waits until the changed schema has been read
         schema_timeout: Duration = Duration::from_secs(5),
         /// largest message of a client (a statement, or the values of one) that is taken, at most 1GiB; longer ones end

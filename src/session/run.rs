@@ -5,7 +5,7 @@ use crate::exec::{Run, Sink};
 use crate::plan::{Encodings, Reading, Route, Snapshot};
 use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
-use crate::session::clock::{Clock, Phase};
+use crate::session::clock::{self, Clock, Phase, Rung};
 use crate::session::database::{Database, PoolMode};
 use crate::session::extended::Extended;
 use crate::session::registry::{Entry, Registration, Watch};
@@ -180,7 +180,10 @@ pub async fn serve(
     let end = session.run(&mut shutdown).await;
     if let Gone::Fatal(e) = &end {
         tracing::debug!(peer, error = %e, "session ends");
-        refuse(&mut session.client, e).await;
+        // Inside half a row the words would be taken for its rest.
+        if !session.run.is_torn() {
+            refuse(&mut session.client, e).await;
+        }
     }
     // what it claims of links must end before them
     session.run.hearing = None;
@@ -342,10 +345,25 @@ impl Session {
                 return driven;
             }
             let phase = self.phase(cx, until)?;
-            ready!(self.clock.poll(cx, phase, &self.database.options()));
-            match phase.end() {
-                Some(error) => return Poll::Ready(Err(Gone::Fatal(error))),
-                None => self.clock.cancel(&self.entry, &self.database.backends),
+            let options = self.database.options();
+            if self.clock.poll_stalled(cx, self.client.stalled_at(), options.client_stall_timeout).is_ready()
+            {
+                return Poll::Ready(Err(Gone::Fatal(clock::stalled())));
+            }
+            let grace = self.database.backends.options().cancel_timeout;
+            let rung = ready!(self.clock.poll(cx, phase, &options, grace));
+            match (phase.end(), rung) {
+                (Some(error), _) => return Poll::Ready(Err(Gone::Fatal(error))),
+                (None, Rung::First) => self.clock.cancel(&self.entry, &self.database.backends),
+                (None, Rung::Again) => {
+                    for shard in self.run.owing() {
+                        self.run.link_lost(
+                            shard,
+                            &mut self.txn,
+                            "has not answered, not even a request to cancel",
+                        )?;
+                    }
+                }
             }
         }
     }

@@ -201,6 +201,8 @@ pub struct Txn {
     channels: Channels,
     /// a link went that held state of this session
     bereft: bool,
+    /// the link on which the block's end was sent, until it has answered: whatever it answers, the block is over
+    ending: Option<ShardId>,
     /// number of what is sent now: one for each simple message, and for all up to a Sync
     flight: u64,
     blocks: u64,
@@ -227,6 +229,7 @@ impl Txn {
             settings_version: 0,
             channels: Channels::new(),
             bereft: false,
+            ending: None,
             flight: 1,
             blocks: 0,
             keeps_links: false,
@@ -395,6 +398,11 @@ impl Txn {
     /// The session's default isolation level is REPEATABLE READ or SERIALIZABLE.
     pub fn set_default_one_snapshot(&mut self, yes: bool) {
         self.default_one_snapshot = yes;
+    }
+
+    /// COMMIT or ROLLBACK of the block is sent there, and nothing else is under way.
+    pub fn ends_on(&mut self, shard: ShardId) {
+        self.ending = Some(shard);
     }
 
     /// An error reached the client. Inside a block nothing more is accepted.
@@ -725,6 +733,9 @@ impl Txn {
         let outside = self.block == Block::None && status == b'I';
         let lasting = if outside { self.journal.lasting(&self.settings) } else { Settings::default() };
         let entries = self.journal.len();
+        if self.ending == Some(shard) {
+            self.ending = None;
+        }
         let p = &mut self.participants[at];
         p.lease.status = status;
         let refused = std::mem::take(&mut p.refused);
@@ -828,7 +839,10 @@ impl Txn {
         self.running.ends(&p.lease.cancel);
         let took_part = p.began;
         drop(p);
-        if took_part {
+        if self.ending == Some(shard) {
+            self.ending = None;
+            self.end(false, false);
+        } else if took_part {
             self.fail();
         }
         if self.settings_pending() {

@@ -1,5 +1,6 @@
 //! A piece of network between the proxy and a server, which a test can make slow or cut.
 
+use crate::harness::Harness;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +27,7 @@ struct Flow {
     frozen: bool,
     /// connections that ask for a cancel stay before the server
     holds_cancels: bool,
+    cut: Option<(&'static str, &'static [u8])>,
 }
 
 impl Relay {
@@ -48,6 +50,21 @@ impl Relay {
             }
         });
         Relay { port, flow, cancels, _tasks: tasks }
+    }
+
+    /// In front of a shard of a proxy that has not been started.
+    pub async fn before(h: &Harness, shard: usize) -> Relay {
+        let server = h.cluster.primary(shard).port;
+        let relay = Relay::to(server).await;
+        let map = std::fs::read_to_string(h.map_file()).unwrap();
+        let map = map.replace(&format!("port = {server}"), &format!("port = {}", relay.port));
+        std::fs::write(h.map_file(), map).unwrap();
+        relay
+    }
+
+    /// The next connection on which somebody says `words` ends there; the client hears `last_words` first.
+    pub fn cut_at(&self, words: &'static str, last_words: &'static [u8]) {
+        self.flow.send_modify(|flow| flow.cut = Some((words, last_words)));
     }
 
     pub fn freeze(&self, yes: bool) {
@@ -82,25 +99,43 @@ async fn connection(
     }
     let mut server = TcpStream::connect(("127.0.0.1", server)).await.ok()?;
     server.write_all(&first).await.ok()?;
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    tokio::join!(
-        pass(from_client, to_server, flow.subscribe()),
-        pass(from_server, to_client, flow.subscribe())
-    );
-    Some(())
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let cut = {
+        let (asked, answered) =
+            (pass(&mut from_client, &mut to_server, &flow), pass(&mut from_server, &mut to_client, &flow));
+        let mut asked = std::pin::pin!(asked);
+        let mut answered = std::pin::pin!(answered);
+        tokio::select! {
+            Some(cut) = &mut asked => Some(cut),
+            Some(cut) = &mut answered => Some(cut),
+            else => None,
+        }
+    };
+    to_client.write_all(cut?).await.ok()
 }
 
-/// One direction, to its end.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>) {
+/// One direction, to its end; what is to be said where it is cut.
+async fn pass(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    flow: &watch::Sender<Flow>,
+) -> Option<&'static [u8]> {
+    let mut passing = flow.subscribe();
     let mut piece = vec![0; 16 * 1024];
     while let Ok(n) = from.read(&mut piece).await {
-        if flow.wait_for(|flow| !flow.frozen).await.is_err()
-            || n == 0
-            || to.write_all(&piece[..n]).await.is_err()
+        let cut = passing.wait_for(|flow| !flow.frozen).await.ok()?.cut;
+        if let Some((words, last_words)) = cut
+            && piece[..n].windows(words.len()).any(|seen| seen == words.as_bytes())
         {
+            flow.send_modify(|flow| flow.cut = None);
+            return Some(last_words);
+        }
+        if n == 0 || to.write_all(&piece[..n]).await.is_err() {
             break;
         }
     }
     // an end that is told
     let _ = to.shutdown().await;
+    None
 }
