@@ -386,6 +386,10 @@ async fn rows_without_a_known_key_are_refused() {
         (r"COPY accounts FROM STDIN CSV QUOTE '\'", "error ERROR 0A000 pgweir cannot split"),
         ("COPY accounts FROM STDIN (ENCODING 'SJIS')", "error ERROR 0A000 COPY data in SJIS"),
     ] {
+        if sql.contains("QUOTE") && version(&mut world.proxy()) >= 180_000 {
+            // there a backslash is no more than a quote like others
+            continue;
+        }
         let text = ask(&mut world.proxy(), sql);
         assert!(text[0].starts_with(why) && text.len() == 2, "{sql} {text:?}");
     }
@@ -683,6 +687,12 @@ fn binary_cases() -> impl Strategy<Value = Case> {
     )
 }
 
+/// server_version_num
+fn version(w: &mut Wire) -> u32 {
+    let heard = ask(w, "SHOW server_version_num");
+    heard[1].strip_prefix("row ").and_then(|v| v.parse().ok()).unwrap()
+}
+
 /// What Postgres loads: the rows in order, or None when it refuses.
 fn loaded(w: &mut Wire, case: &Case) -> Option<Vec<Row>> {
     ask(w, "TRUNCATE nasty");
@@ -711,10 +721,12 @@ async fn rows_and_values_are_those_that_postgres_reads() {
     let mut w = Wire::connect(&oracle.url(0), &[]).unwrap();
     let count: u32 = std::env::var("PROPTEST_CASES").ok().and_then(|c| c.parse().ok()).unwrap_or(600);
     let mut runner = TestRunner::new(Config { cases: count, failure_persistence: None, ..Config::default() });
+    let before_18 = version(&mut w) < 180_000;
     let w = std::cell::RefCell::new(&mut w);
     let agreed = std::cell::Cell::new(0_u32);
     let strategy = prop_oneof![4 => cases().boxed(), 1 => binary_cases().boxed()];
-    let outcome = runner.run(&strategy, |case| {
+    let outcome = runner.run(&strategy, |mut case| {
+        case.layout.end_marker = before_18;
         let (rows, end) = case.split();
         let Some(want) = loaded(&mut w.borrow_mut(), &case) else { return Ok(()) };
         agreed.set(agreed.get() + u32::from(!want.is_empty()));

@@ -44,6 +44,7 @@ async fn settings_end_as_in_one_postgres() {
     settings_of_the_start_up_packet(&h, a, b);
     sessions_without_a_name(&h, a, b);
     settings_with_several_names(&h, a, b);
+    settings_that_are_two_in_one(&h, a, b);
     transactions_between_syncs(&h, a, b);
     statements_that_need_no_shard(&h, b);
     errors_in_pipelines(&h, a, b);
@@ -165,6 +166,24 @@ async fn settings_made_by_functions() {
     ] {
         let heard = ask(&mut w, sql);
         assert!(heard[0].starts_with("error ERROR 0A000 a setting made by"), "{sql}: {heard:?}");
+
+/// DateStyle: a statement sets one half of it, and links have had other halves.
+fn settings_that_are_two_in_one(h: &Harness, a: i64, b: i64) {
+    let on = |key: i64| {
+        format!("SELECT current_setting('datestyle'), date '2020-02-01', count(*) FROM accounts WHERE id = {key}")
+    };
+    for start in ["Postgres, MDY", "SQL, DMY"] {
+        same(h, &[("DateStyle", start)], |w| {
+            let mut t = asks(w, &[on(a), on(b)]);
+            for half in ["dmy", "ISO", "DEFAULT", "European", "german", "'SQL'", "ymd", "'Postgres, dmy'"] {
+                t.extend(asks(w, &[format!("SET datestyle TO {half}"), on(a), on(b)]));
+            }
+            t.extend(asks(w, &["RESET datestyle".into(), on(a), "BEGIN".into(), on(b)]));
+            t.extend(asks(w, &["SET LOCAL datestyle TO ymd".into(), on(a), on(b)]));
+            t.extend(asks(w, &["SET LOCAL datestyle TO ISO".into(), on(b), on(a), "COMMIT".into(), on(b)]));
+            t
+        });
+        same(h, &[], |w| asks(w, &[on(a), on(b), "SET datestyle TO dmy".into(), on(b), on(a)]));
     }
 }
 

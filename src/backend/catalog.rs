@@ -8,6 +8,7 @@ use crate::catalog::{
 };
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use std::time::Instant;
 const CATALOG: &str = include_str!("catalog.sql");
 const STATE: &str = include_str!("catalog_state.sql");
 
+/// Object ids below are those of Postgres's own objects (transam.h, FirstNormalObjectId).
+const FIRST_OF_USERS: u32 = 16384;
+
 /// The oldest server that is supported, as `server_version_num`.
 const OLDEST: u32 = 150_000;
 
@@ -23,13 +27,15 @@ const OLDEST: u32 = 150_000;
 #[derive(Debug)]
 pub struct Schema {
     shard: ShardId,
-    /// digest of the catalogs when they were read last
+    /// digest of the users' part of the catalogs when it was read last
     seen: Option<String>,
+    /// what Postgres brings along, which changes with its version only
+    system: Option<Catalog>,
 }
 
 impl Schema {
     pub fn of(shard: ShardId) -> Self {
-        Schema { shard, seen: None }
+        Schema { shard, seen: None, system: None }
     }
 
     /// The catalog if it differs from `current`, with the next version; `None` while nothing has changed.
@@ -48,7 +54,13 @@ impl Schema {
         if self.seen.as_ref() == Some(&state) {
             return Ok(None);
         }
-        let mut catalog = load(&mut link).await?;
+        let mut catalog = part(&mut link, FIRST_OF_USERS, u32::MAX).await?;
+        let system = match self.system.take() {
+            Some(system) if system.server_version == catalog.server_version => system,
+            _ => part(&mut link, 0, FIRST_OF_USERS - 1).await?,
+        };
+        join(&mut catalog, &system);
+        self.system = Some(system);
         self.seen = Some(state);
         if same(current, &catalog) {
             return Ok(None);
@@ -60,7 +72,35 @@ impl Schema {
 
 /// Reads the catalogs of the link's database in one snapshot. The version is 0: it is for the caller to count.
 pub async fn load(link: &mut Link) -> Result<Catalog> {
-    let mut answers = link.script(CATALOG).await.map_err(|e| named_right(link, e))?;
+    part(link, 0, u32::MAX).await
+}
+
+/// Makes one of two parts.
+fn join(users: &mut Catalog, system: &Catalog) {
+    users.tables.extend(system.tables.iter().map(|(name, table)| (name.clone(), table.clone())));
+    for (name, of_system) in &system.functions {
+        match users.functions.entry(name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(of_system.clone());
+            }
+            // an overload that a user has put into pg_catalog
+            Entry::Occupied(mut place) => {
+                let both = Function {
+                    kind: place.get().kind.min(of_system.kind),
+                    volatility: place.get().volatility.max(of_system.volatility),
+                    may_read_tables: place.get().may_read_tables || of_system.may_read_tables,
+                    ..Function::clone(of_system)
+                };
+                place.insert(Arc::new(both));
+            }
+        }
+    }
+}
+
+/// The relations and functions with object ids from `first` to `last`, and everything else.
+async fn part(link: &mut Link, first: u32, last: u32) -> Result<Catalog> {
+    let questions = CATALOG.replace("FIRST", &first.to_string()).replace("LAST", &last.to_string());
+    let mut answers = link.script(&questions).await.map_err(|e| named_right(link, e))?;
     answers.pop(); // COMMIT
     let start = answers.len().saturating_sub(10);
     let Ok([version, schemas, relations, columns, keys, inheritance, functions, types, operators, casts]) =
@@ -134,7 +174,7 @@ pub async fn load(link: &mut Link) -> Result<Catalog> {
     Ok(catalog)
 }
 
-/// A digest of everything that [`load`] reads: the same as long as that would give the same.
+/// A digest of everything of users' that [`load`] reads: the same as long as that would give the same.
 pub async fn state(link: &mut Link) -> Result<String> {
     let rows = link.script(STATE).await.map_err(|e| named_right(link, e))?;
     let Some(row) = rows.first().and_then(|rows| rows.first()) else {

@@ -1,4 +1,5 @@
 -- What pgweir knows of a shard's schema, in one flight and one snapshot. Postgres 15 to 18.
+-- FIRST and LAST are the object ids that are asked for: users' objects begin with 16384.
 -- The settings make the text of expressions the same on every server; jit would cost more than it saves.
 begin isolation level repeatable read read only;
 set local search_path = '';
@@ -28,7 +29,7 @@ select c.oid, n.nspname, c.relname, c.relkind,
         select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal)
 from pg_catalog.pg_class c
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and c.relpersistence <> 't'
+where c.oid between FIRST and LAST and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and c.relpersistence <> 't'
     and n.nspname !~ '^pg_(toast|temp_|toast_temp_)';
 
 -- the shape of columns; a domain counts as its base type
@@ -61,7 +62,7 @@ left join pg_catalog.pg_constraint k -- from 18 on: NOT NULL NOT VALID
     on k.contype = 'n' and not k.convalidated and k.conrelid = a.attrelid and k.conkey[1] = a.attnum
 left join pg_catalog.pg_collation l on l.oid = a.attcollation
 left join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
-where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+where a.attrelid between FIRST and LAST and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
     and c.relpersistence <> 't'
 order by a.attrelid, a.attnum;
 
@@ -69,7 +70,7 @@ order by a.attrelid, a.attnum;
 select i.indrelid, i.indisprimary, case when i.indisexclusion then 0 else i.indnkeyatts end, i.indkey::text,
     i.indisvalid and not i.indisexclusion and i.indpred is null and i.indexprs is null
 from pg_catalog.pg_index i
-where i.indisunique or i.indisexclusion
+where i.indrelid between FIRST and LAST and (i.indisunique or i.indisexclusion)
 order by i.indrelid, i.indexrelid;
 
 -- children and parents; those of indexes are left out when read
@@ -84,7 +85,7 @@ with part(oid, fn) as (
     from pg_catalog.pg_aggregate g, lateral (values (g.aggtransfn), (g.aggfinalfn), (g.aggcombinefn), (g.aggmtransfn),
         (g.aggminvtransfn), (g.aggmfinalfn), (g.aggserialfn), (g.aggdeserialfn)) f(fn)
     where g.aggfnoid >= 16384 and f.fn <> 0
-), facts as (
+), facts as not materialized (
     select p.oid, p.pronamespace, p.proname, p.prokind, p.provolatile,
         l.lanname not in ('internal', 'c') or l.lanname = 'c' and p.provolatile <> 'i' and p.oid >= 16384
             or 2205 = any (p.proargtypes::oid[])
@@ -93,6 +94,7 @@ with part(oid, fn) as (
     from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
 ), sum as (
     select f.pronamespace, f.proname, f.prokind, f.provolatile, f.reads from facts f
+    where f.oid between FIRST and LAST
     union all
     select a.pronamespace, a.proname, a.prokind, f.provolatile, f.reads
     from part join facts a on a.oid = part.oid join facts f on f.oid = part.fn

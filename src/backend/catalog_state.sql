@@ -1,11 +1,11 @@
--- A digest of all that catalog.sql looks at: the same as long as nothing of it changes. Contents are hashed
+-- A digest of all of users' objects that catalog.sql looks at: the same as long as nothing of it changes. Contents are hashed
 -- where rows are rewritten for other reasons as well (TRUNCATE, REINDEX), elsewhere the row's version is.
 select pg_catalog.concat_ws('/',
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(n.oid, n.nspname), 0))
         from pg_catalog.pg_namespace n where n.nspname !~ '^pg_(toast|temp_|toast_temp_)'),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(
             row(c.oid, c.relname, c.relnamespace, c.relkind, c.relhasrules, c.relhastriggers), 0))
-        from pg_catalog.pg_class c where c.relpersistence <> 't' and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')),
+        from pg_catalog.pg_class c where c.oid >= 16384 and c.relpersistence <> 't' and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(
             row(a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attcollation,
                 a.attgenerated, a.attidentity, a.attisdropped), 0))
@@ -23,7 +23,8 @@ select pg_catalog.concat_ws('/',
         where (i.indisunique or i.indisexclusion) and i.indexrelid >= 16384 and c.relpersistence <> 't'),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(i.inhrelid, i.inhparent, i.inhseqno), 0))
         from pg_catalog.pg_inherits i),
-    (select pg_catalog.sum(pg_catalog.hash_record_extended(row(p.oid, p.xmin::text), 0)) from pg_catalog.pg_proc p),
+    (select pg_catalog.sum(pg_catalog.hash_record_extended(row(p.oid, p.xmin::text), 0)) from pg_catalog.pg_proc p
+        where p.oid >= 16384),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(a.aggfnoid::oid, a.xmin::text), 0))
         from pg_catalog.pg_aggregate a where a.aggfnoid >= 16384),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(

@@ -53,7 +53,7 @@ mod copy;
 mod encodings;
 mod hints;
 mod program;
-mod refuse;
+pub mod refuse;
 mod route;
 pub mod settings;
 mod utility;

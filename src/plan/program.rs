@@ -614,10 +614,7 @@ pub(super) fn by_class(class: &Class, map: &ShardMap) -> Option<Goal> {
         Class::Listen(_) | Class::Unlisten(_) | Class::Notify => {
             Goal::Single(map.default_shard, "notifications are sent on the default shard")
         }
-        Class::PrepareTransaction | Class::FinishPrepared => refused(
-            Error::unsupported("PREPARE TRANSACTION is not served over several shards")
-                .hint("COMMIT: pgweir prepares and commits on all shards of a transaction by itself."),
-        ),
+        Class::PrepareTransaction | Class::FinishPrepared => refused(refuse::prepared_transactions()),
         Class::Prepare(_) | Class::Execute(_) | Class::Deallocate(_) => refused(
             Error::unsupported("PREPARE, EXECUTE and DEALLOCATE in SQL are not served over several shards")
                 .hint("Use the prepared statements of the protocol, as drivers do."),

@@ -9,6 +9,12 @@ use crate::sql::facts::Access;
 
 const HINTED: &str = "name the shard with /* pgweir: shard=... */";
 
+/// PREPARE TRANSACTION and what finishes it, over several shards.
+pub fn prepared_transactions() -> Error {
+    Error::unsupported("PREPARE TRANSACTION is not served over several shards")
+        .hint("COMMIT: pgweir prepares and commits on all shards of a transaction by itself.")
+}
+
 /// A table as messages name it: schema public is left out.
 pub(super) fn label(name: &QualifiedName) -> String {
     match &*name.schema {

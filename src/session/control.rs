@@ -2,7 +2,7 @@
 
 use crate::error::{Error, SqlState};
 use crate::exec::reply::{Expect, Pending, Show};
-use crate::plan::{Snapshot, Template};
+use crate::plan::{Snapshot, Template, refuse};
 use crate::session::database::PoolMode;
 use crate::session::extended;
 use crate::session::listen;
@@ -40,6 +40,8 @@ pub enum Control {
     CloseAll,
     /// DEALLOCATE of a statement, or of all
     Deallocate(Option<Box<str>>),
+    /// PREPARE TRANSACTION: ends the block, and a failed one as ROLLBACK does
+    PrepareTransaction,
 }
 
 /// `None`: a statement to be routed.
@@ -115,6 +117,7 @@ fn by_class(template: &Template, text: &str) -> Option<Control> {
         Class::Listen(channel) => Control::Listen(channel.as_str().into()),
         Class::Unlisten(channel) => Control::Unlisten(channel.as_deref().map(Into::into)),
         Class::Deallocate(name) => Control::Deallocate(name.as_deref().map(Into::into)),
+        Class::PrepareTransaction => Control::PrepareTransaction,
         _ => return None,
     })
 }
@@ -207,6 +210,7 @@ impl Control {
             Control::CloseAll => "CLOSE CURSOR ALL",
             Control::Deallocate(None) => "DEALLOCATE ALL",
             Control::Deallocate(Some(_)) => "DEALLOCATE",
+            Control::PrepareTransaction => "PREPARE TRANSACTION",
         }
     }
 
@@ -222,6 +226,8 @@ impl Control {
             Control::Set(effect) => effect.clone(),
             Control::Listen(channel) => Effect::Listen(channel.clone()),
             Control::Unlisten(channel) => Effect::Unlisten(channel.clone()),
+            // settings made in it stay, as with COMMIT (xact.c, PrepareTransaction)
+            Control::PrepareTransaction => Effect::Commit { chain: false },
             Control::DiscardAll | Control::CloseAll | Control::Deallocate(_) => return None,
         })
     }
@@ -300,6 +306,15 @@ pub(super) async fn execute(
                 warn(s, SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
             }
             end(s, commit, *chain, Some(voice));
+        }
+        Control::PrepareTransaction if s.txn.failed() => end(s, false, false, Some(voice)),
+        Control::PrepareTransaction => {
+            if snapshot.map.shards.len() > 1 {
+                return Err(refuse::prepared_transactions().into());
+            }
+            let shard = snapshot.map.default_shard;
+            s.enlist(shard, Enlist { writes: true, ..Enlist::default() }, snapshot).await?;
+            main(s, shard, text, voice, control.effect());
         }
         Control::Savepoint(name) | Control::Release(name) | Control::RollbackTo(name) => {
             let word = match control {
@@ -436,7 +451,13 @@ pub(super) fn end_implicit(s: &mut Session) {
 }
 
 fn ends_failure(control: &Control) -> bool {
-    matches!(control, Control::Commit { .. } | Control::Rollback { .. } | Control::RollbackTo(_))
+    matches!(
+        control,
+        Control::Commit { .. }
+            | Control::Rollback { .. }
+            | Control::RollbackTo(_)
+            | Control::PrepareTransaction
+    )
 }
 
 fn only_in_blocks(what: &str) -> Error {

@@ -176,13 +176,16 @@ impl Database {
 
     /// DDL went through: has the catalog read again and waits for it, so that the session's next statement
     /// is planned with what it has just made. Bounded by `schema_timeout`; a shard that does not answer in time
-    /// is asked again later.
+    /// is asked again later. With one shard nobody waits: whatever the catalog says, every statement goes there.
     pub async fn schema_changed(&self) {
         let mut request = 0;
         self.wanted.send_modify(|n| {
             *n += 1;
             request = *n;
         });
+        if self.snapshot.load().map.shards.len() == 1 {
+            return;
+        }
         let mut read = self.read.subscribe();
         let caught_up = read.wait_for(|n| *n >= request);
         let patience = self.options().schema_timeout;
@@ -215,7 +218,7 @@ pub struct Fetched(HashMap<(KeyspaceId, Vec<KeyValue<'static>>), u8>);
 
 impl Fetched {
     /// How often one entry may be pushed out of the cache before the statement is routed.
-    const TIMES: u8 = 3;
+    const TIMES: u8 = 10;
 
     /// Errors: 55000 when the same entry is fetched again and again, because the cache holds fewer than the statement has keys.
     pub fn add(&mut self, keyspace: KeyspaceId, key: Vec<KeyValue<'static>>) -> Result<()> {

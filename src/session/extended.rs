@@ -313,7 +313,10 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
     let mut served_here = !odd && control::of(&template, text, original.is_some(), shards, s.mode)?.is_some();
     if s.txn.failed() {
         match template.class {
-            Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_) => {}
+            Class::Commit { .. }
+            | Class::Rollback { .. }
+            | Class::RollbackTo(_)
+            | Class::PrepareTransaction => {}
             // a text without a statement is no command that could be ignored
             Class::Empty => served_here = true,
             _ => return Err(aborted().into()),

@@ -448,8 +448,12 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
             {
                 together = false;
             }
-            Some(Control::Commit { .. } | Control::Rollback { .. } | Control::RollbackTo(_))
-                if s.txn.sets_anything() || s.txn.changes_channels() =>
+            Some(
+                Control::Commit { .. }
+                | Control::Rollback { .. }
+                | Control::RollbackTo(_)
+                | Control::PrepareTransaction,
+            ) if s.txn.sets_anything() || s.txn.changes_channels() =>
             {
                 together = false;
             }

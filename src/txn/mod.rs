@@ -26,6 +26,7 @@
 //! **Where to look when it breaks.** A wrong status byte: [`Txn::ready`]. A leaked setting: [`settings`] and
 //! `Link::applied`. A link that is not returned: [`Txn::settle`].
 
+mod datestyle;
 pub mod journal;
 mod keywords;
 pub mod settings;

@@ -4,7 +4,7 @@
 //! (`SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE`). Order matters: a role must come after what only the
 //! earlier role may set.
 
-use crate::txn::{Effect, keywords};
+use crate::txn::{Effect, datestyle, keywords};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -38,9 +38,15 @@ impl Settings {
     /// `None` resets to the value at start-up.
     pub fn set(&mut self, name: &str, statement: Option<&str>) {
         let mut list = List::clone(&self.list);
-        list.retain(|(n, _)| &**n != name);
+        let before = list.iter().position(|(n, _)| &**n == name).map(|at| list.remove(at).1);
         match statement {
-            Some(s) => list.push((name.into(), s.into())),
+            Some(s) => {
+                let whole = match (name, before) {
+                    ("datestyle", Some(before)) => datestyle::over(&before, s),
+                    _ => None,
+                };
+                list.push((name.into(), whole.unwrap_or_else(|| s.into())));
+            }
             None => {
                 if let Some(s) = self.start.iter().find(|(n, _)| &**n == name) {
                     list.push(s.clone());
@@ -130,7 +136,12 @@ impl Settings {
             }
         }
         for (name, statement) in self.list.iter() {
-            if find(have, name) != Some(statement) {
+            let had = find(have, name);
+            if had != Some(statement) {
+                if &**name == "datestyle" && had.is_some() {
+                    // half of the one that is there would stay
+                    out.push("RESET datestyle".into());
+                }
                 out.push(Cow::Borrowed(statement));
             }
         }
