@@ -170,7 +170,9 @@ async fn settings_made_by_functions() {
 /// DateStyle: a statement sets one half of it, and links have had other halves.
 fn settings_that_are_two_in_one(h: &Harness, a: i64, b: i64) {
     let on = |key: i64| {
-        format!("SELECT current_setting('datestyle'), date '2020-02-01', count(*) FROM accounts WHERE id = {key}")
+        format!(
+            "SELECT current_setting('datestyle'), date '2020-02-01', count(*) FROM accounts WHERE id = {key}"
+        )
     };
     for start in ["Postgres, MDY", "SQL, DMY"] {
         same(h, &[("DateStyle", start)], |w| {

@@ -33,6 +33,86 @@ async fn one_database_is_as_without_pgweir() {
     let settings = &["database.app.pool_size=3"];
     let h = Harness::start(Setup { cluster, map: "", settings, ..Setup::default() }).await;
     two_phases(&h);
+    settings_made_by_functions(&h).await;
+    reading_the_schema_kills_nobody(&h).await;
+}
+
+/// What functions, triggers and DO set stays with the session, and comes to no other. All links have it once, all
+/// sessions have links enough.
+async fn settings_made_by_functions(h: &Harness) {
+    const MADE: &str = "
+        CREATE FUNCTION remember(what text) RETURNS text LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM set_config('app.memory', what, false); RETURN what; END $$;
+        CREATE FUNCTION by_another(what text) RETURNS text LANGUAGE sql AS 'SELECT remember($1)';
+        CREATE FUNCTION standard(what text) RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT by_another(what); END;
+        CREATE FUNCTION on_insert() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN SET app.memory = 'by trigger'; RETURN new; END $$;
+        CREATE TABLE watched (id int) PARTITION BY RANGE (id);
+        CREATE TABLE watched_part PARTITION OF watched FOR VALUES FROM (0) TO (100);
+        CREATE TRIGGER t BEFORE INSERT ON watched_part FOR EACH ROW EXECUTE FUNCTION on_insert();
+        CREATE VIEW through_view AS SELECT remember('by view') AS v;
+        CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN PERFORM standard('by procedure'); END $$;";
+    same(h, &[], |w| ask(w, MADE));
+    let memory = "SELECT current_setting('app.memory', true)";
+    for statement in [
+        "SELECT remember('plainly')",
+        "SELECT standard('by others')",
+        "INSERT INTO watched VALUES (1)",
+        "WITH i AS (INSERT INTO watched VALUES (2) RETURNING id) SELECT * FROM i",
+        "COPY watched FROM STDIN",
+        "SELECT * FROM through_view",
+        "CALL work()",
+        "DO $$ BEGIN PERFORM set_config('app.memory', 'by DO', false); END $$",
+        "DO 'BEGIN SET app.memory = 1; END'",
+        "DO $$ BEGIN PERFORM remember('by DO and function'); END $$",
+    ] {
+        same(h, &[], |w| {
+            let mut t = ask(w, memory);
+            if statement.starts_with("COPY") {
+                t.extend(w.q(statement).copy("3\n").copy_done().hear(1));
+            } else {
+                t.extend(ask(w, statement));
+            }
+            t.extend(asks(w, &[memory, "SELECT 1"]));
+            t
+        });
+        // every link that there can be
+        let mut others: Vec<Wire> = (0..3).map(|_| Wire::connect(&h.url(), &[]).unwrap()).collect();
+        for other in &mut others {
+            ask(other, "BEGIN");
+            let heard = ask(other, memory);
+            assert!(matches!(heard[1].as_str(), "row NULL" | "row "), "after {statement}: {heard:?}");
+        }
+    }
+}
+
+/// pg_get_viewdef locks tables: the session that waits for them must not be the one that a deadlock ends.
+async fn reading_the_schema_kills_nobody(h: &Harness) {
+    h.cluster
+        .sql(
+            0,
+            "CREATE TABLE ta (a int); CREATE TABLE tb (b int);
+             CREATE VIEW va AS SELECT * FROM ta; CREATE VIEW vb AS SELECT * FROM tb",
+        )
+        .await
+        .unwrap();
+    let mut w = Wire::connect(&h.url(), &[]).unwrap();
+    ask(&mut w, "BEGIN");
+    assert_eq!(ask(&mut w, "LOCK TABLE tb IN ACCESS EXCLUSIVE MODE")[0], "complete LOCK TABLE");
+    let mut other = Wire::connect(&h.url(), &[]).unwrap();
+    assert_eq!(ask(&mut other, "CREATE TABLE news (n int)")[0], "complete CREATE TABLE");
+    ask(&mut other, "SELECT 1");
+    // until the reader waits for tb, or has given up once
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'ta'::regclass AND granted";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    while h.cluster.ask(0, waits).await.unwrap().as_deref() == Some("0")
+        && std::time::Instant::now() < deadline
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(&mut w, "LOCK TABLE ta IN ACCESS EXCLUSIVE MODE"), ["complete LOCK TABLE", "ready T"]);
+    assert_eq!(ask(&mut w, "COMMIT")[0], "complete COMMIT");
+    h.cluster.sql(0, "DROP TABLE ta, tb, news CASCADE").await.unwrap();
 }
 
 /// PREPARE TRANSACTION ends its block: settings stay, and a block that has failed is rolled back.

@@ -102,9 +102,22 @@ async fn part(link: &mut Link, first: u32, last: u32) -> Result<Catalog> {
     let questions = CATALOG.replace("FIRST", &first.to_string()).replace("LAST", &last.to_string());
     let mut answers = link.script(&questions).await.map_err(|e| named_right(link, e))?;
     answers.pop(); // COMMIT
-    let start = answers.len().saturating_sub(10);
-    let Ok([version, schemas, relations, columns, keys, inheritance, functions, types, operators, casts]) =
-        <[Vec<Row>; 10]>::try_from(answers.split_off(start))
+    let start = answers.len().saturating_sub(11);
+    let Ok(
+        [
+            version,
+            schemas,
+            relations,
+            columns,
+            keys,
+            inheritance,
+            functions,
+            types,
+            operators,
+            casts,
+            lingering,
+        ],
+    ) = <[Vec<Row>; 11]>::try_from(answers.split_off(start))
     else {
         return Err(link.nonsense("fewer answers than questions"));
     };
@@ -129,6 +142,15 @@ async fn part(link: &mut Link, first: u32, last: u32) -> Result<Catalog> {
         catalog.schemas.insert(names.one(text(schema)?));
     }
     let tables = tables(&mut names, &relations, &columns, &keys, &inheritance)?;
+    for row in &lingering {
+        let [schema, name, relation] = row.cells()?;
+        if let Some(relation) = relation {
+            catalog.lingering_tables.extend(tables.get(&number(Some(relation))?).map(|t| t.name.clone()));
+        } else {
+            let name = QualifiedName { schema: names.one(text(schema)?), name: names.one(text(name)?) };
+            catalog.lingering.insert(name);
+        }
+    }
     catalog.tables = tables.into_values().map(|t| (t.name.clone(), Arc::new(t))).collect();
     for row in &functions {
         let [schema, name, kind, volatility, builtin, reads] = row.cells()?;
@@ -323,6 +345,8 @@ fn same(a: &Catalog, b: &Catalog) -> bool {
         && a.operators == b.operators
         && a.opaque_casts == b.opaque_casts
         && a.schemas == b.schemas
+        && a.lingering == b.lingering
+        && a.lingering_tables == b.lingering_tables
 }
 
 /// Something that two shards do not have alike.

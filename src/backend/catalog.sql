@@ -11,6 +11,8 @@ set local extra_float_digits = 1;
 set local quote_all_identifiers = off;
 set local standard_conforming_strings = on;
 set local jit = off;
+-- Definitions of views lock tables: the one whom a deadlock ends must be this reader, before the servers' deadlock_timeout.
+set local lock_timeout = '200ms';
 
 -- the server
 select pg_catalog.current_setting('server_version_num');
@@ -141,5 +143,30 @@ join pg_catalog.pg_namespace m on m.oid = p.pronamespace
 join pg_catalog.pg_language l on l.oid = p.prolang
 where p.provolatile <> 'i' and l.lanname not in ('internal', 'c') and p.oid >= 16384
 order by c.oid;
+
+-- Functions that may leave something in the server session which pgweir does not follow, and those that call them: their
+-- triggers' tables come last. Extensions named here keep nothing.
+with recursive source as (
+    select p.oid, p.pronamespace, p.proname, p.provolatile, l.lanname,
+        pg_catalog.lower(case when p.prosqlbody is null then p.prosrc else pg_catalog.pg_get_function_sqlbody(p.oid) end) as body
+    from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
+    where p.oid >= 16384 and l.lanname <> 'internal'
+), lingering as (
+    select s.oid, s.pronamespace, s.proname from source s
+    where s.lanname = 'c' and s.provolatile <> 'i' and (s.proname = 'set_limit' or not exists (
+            select from pg_catalog.pg_depend d join pg_catalog.pg_extension e on e.oid = d.refobjid
+            where d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = s.oid
+                and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'
+                and e.extname ~ '^(amcheck|bloom|btree_gi(n|st)|citext|cube|dict_.*|earthdistance|fuzzystrmatch|hstore.*|insert_username|intarray|isn|lo|ltree.*|moddatetime|pageinspect|pg_buffercache|pg_freespacemap|pg_prewarm|pg_stat_statements|pg_trgm|pg_visibility|pg_walinspect|pgcrypto|pgrowlocks|pgstattuple|postgis.*|refint|seg|sslinfo|tablefunc|tcn|timescaledb|tsm_.*|unaccent|uuid-ossp|vector|xml2)$'))
+        or s.lanname <> 'c' and s.body ~ 'set_config|advisory_|\m(listen|load|prepare|execute|temp|temporary|gd|sd)\M|with\s+hold|dblink|_shared|(^|;|\m(begin|then|else|loop)\M)\s*(set|reset|discard)\s'
+    union
+    select s.oid, s.pronamespace, s.proname
+    from lingering g join source s on s.lanname <> 'c' and pg_catalog.strpos(s.body, pg_catalog.lower(g.proname)) > 0
+)
+select n.nspname, g.proname, null::pg_catalog.oid
+from lingering g join pg_catalog.pg_namespace n on n.oid = g.pronamespace
+union all
+select null, null, t.tgrelid
+from pg_catalog.pg_trigger t join lingering g on g.oid = t.tgfoid where not t.tgisinternal;
 
 commit;

@@ -31,7 +31,7 @@ select pg_catalog.concat_ws('/',
             row(t.oid, t.typname, t.typnamespace, t.typbasetype, t.typtypmod, t.typdefault), 0))
         from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace
         where t.oid >= 16384 and n.nspname !~ '^pg_'),
-    (select pg_catalog.sum(pg_catalog.hash_record_extended(row(t.oid, t.tgrelid), 0)) from pg_catalog.pg_trigger t
+    (select pg_catalog.sum(pg_catalog.hash_record_extended(row(t.oid, t.tgrelid, t.tgfoid), 0)) from pg_catalog.pg_trigger t
         where not t.tgisinternal),
     (select pg_catalog.sum(pg_catalog.hash_record_extended(row(k.oid, k.convalidated), 0)) from pg_catalog.pg_constraint k
         where k.contype = 'n' and k.conrelid <> 0),

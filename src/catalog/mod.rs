@@ -20,7 +20,7 @@
 
 pub mod oids;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A schema-qualified name, as stored in the catalogs (already folded, never quoted).
@@ -150,7 +150,12 @@ pub struct Catalog {
     pub operators: Vec<Operator>,
     pub opaque_casts: Vec<OpaqueCast>,
     /// schemas that exist
-    pub schemas: std::collections::HashSet<Arc<str>>,
+    pub schemas: HashSet<Arc<str>>,
+    /// functions that may leave something in the server session which no statement tells of: settings, locks, state of
+    /// their own
+    pub lingering: HashSet<QualifiedName>,
+    /// tables with triggers that are such functions
+    pub lingering_tables: HashSet<QualifiedName>,
     /// from the object ids of other shards to those of this one
     pub oids: oids::Translations,
 }
@@ -158,5 +163,12 @@ pub struct Catalog {
 impl Catalog {
     pub fn table(&self, schema: &str, name: &str) -> Option<&Arc<Table>> {
         self.tables.get(&QualifiedName { schema: schema.into(), name: name.into() })
+    }
+
+    /// Whether triggers of the table, or of tables below it, may leave something in the server session.
+    pub fn writing_lingers(&self, table: &Table) -> bool {
+        !self.lingering_tables.is_empty()
+            && (self.lingering_tables.contains(&table.name)
+                || table.children.iter().filter_map(|c| self.tables.get(c)).any(|c| self.writing_lingers(c)))
     }
 }

@@ -52,6 +52,7 @@ mod cache;
 mod copy;
 mod encodings;
 mod hints;
+mod lingering;
 mod program;
 pub mod refuse;
 mod route;
@@ -184,6 +185,8 @@ pub struct Template {
     pub effects: Vec<SessionEffect>,
     /// may make or drop temporary relations: what the session has of them must be looked at again
     pub touches_temporaries: bool,
+    /// DDL that may make functions, or have them called
+    pub defines_code: bool,
     /// the parser does not understand the text: if a server does not either, its error is the better one
     pub unread: bool,
     goal: Goal,
@@ -395,6 +398,7 @@ impl Template {
             read_only: matches!(class, Class::Empty | Class::Show(_) | Class::Fetch | Class::CloseCursor),
             effects: program::effects_of_text(&class, normalized),
             touches_temporaries: false,
+            defines_code: matches!(class, Class::Ddl { .. }) && lingering::may_define(normalized),
             unread: false,
             goal: Goal::Session,
             settings: Box::default(),
@@ -406,7 +410,7 @@ impl Template {
             catalog: Arc::downgrade(&snapshot.catalog),
             // These classes quote the text, or count its bytes.
             steering: match class {
-                Class::Set { .. } | Class::Explain { .. } => Steering::whole(statement),
+                Class::Set { .. } | Class::Explain { .. } | Class::Do => Steering::whole(statement),
                 _ => Steering::Nothing,
             },
             class,
@@ -435,7 +439,10 @@ impl Template {
                         .find(|s| ***s != *"pg_catalog")
                         .is_some_and(|s| **s == *"pg_temp")
             }
-            _ => template.effects.contains(&SessionEffect::TemporaryTable),
+            _ => {
+                template.effects.contains(&SessionEffect::TemporaryTable)
+                    || template.effects.contains(&SessionEffect::Lingering)
+            }
         };
         template
     }
@@ -450,6 +457,9 @@ impl Template {
             return;
         }
         let facts = utility::facts(&self.class, statement, snapshot, &self.reading);
+        if lingering::may_linger(&self.class, &facts, statement, &self.normalized, &snapshot.catalog) {
+            self.effects.push(SessionEffect::Lingering);
+        }
         if let Ok(facts) = &facts {
             self.read_only = facts.read_only;
             if self.class == Class::Query {

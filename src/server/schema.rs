@@ -50,7 +50,7 @@ pub(super) async fn follow_schema(database: Weak<Database>, check: Duration, fir
     loop {
         let wait = {
             let Some(database) = database.upgrade() else { return };
-            let request = *requests.borrow_and_update();
+            let request = requests.borrow_and_update().number;
             let snapshot = database.snapshot.load_full();
             let (catalog, failures) =
                 knowledge.refresh(&database.backends, &snapshot.map, &snapshot.catalog).await;

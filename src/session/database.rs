@@ -12,10 +12,22 @@ use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
 use crate::wire::values::KeyValue;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// How long sessions wait for what others have defined.
+const OTHERS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often somebody asked for the catalog to be read again.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub number: u64,
+    /// the last of them for which sessions wait, and when it came
+    matters: u64,
+    since: Instant,
+}
 
 pub struct Database {
     pub name: Arc<str>,
@@ -37,9 +49,11 @@ pub struct Database {
     pub lookup: Lookup,
     /// looks keys up in directory tables; set once by whoever makes the database, if its map has such tables
     pub directory: OnceLock<Arc<dyn DirectorySource>>,
-    /// how often somebody asked for the catalog to be read again, and up to which request it has been
-    wanted: watch::Sender<u64>,
+    /// requests to read the catalog again, and up to which one it has been
+    wanted: watch::Sender<Wanted>,
     read: watch::Sender<u64>,
+    /// a request that matters has not been answered
+    behind: AtomicBool,
 }
 
 crate::choice! {
@@ -125,7 +139,8 @@ impl Database {
             statements: Statements::default(),
             lookup: Lookup::new(lookup),
             directory: OnceLock::new(),
-            wanted: watch::Sender::new(0),
+            wanted: watch::Sender::new(Wanted { number: 0, matters: 0, since: Instant::now() }),
+            behind: AtomicBool::new(false),
             read: watch::Sender::new(0),
         }
     }
@@ -174,26 +189,41 @@ impl Database {
             .retryable())
     }
 
-    /// DDL went through: has the catalog read again and waits for it, so that the session's next statement
-    /// is planned with what it has just made. Bounded by `schema_timeout`; a shard that does not answer in time
-    /// is asked again later. With one shard nobody waits: whatever the catalog says, every statement goes there.
-    pub async fn schema_changed(&self) {
-        let mut request = 0;
-        self.wanted.send_modify(|n| {
-            *n += 1;
-            request = *n;
+    /// DDL went through: has the catalog read again. `code`: functions may have been defined.
+    ///
+    /// With one shard every statement goes there whatever the catalog says: what matters then is only what functions
+    /// do, and nobody waits for anything else.
+    pub fn schema_changed(&self, code: bool) {
+        let matters = code || self.snapshot.load().map.shards.len() > 1;
+        self.wanted.send_modify(|wanted| {
+            wanted.number += 1;
+            if matters {
+                wanted.matters = wanted.number;
+                wanted.since = Instant::now();
+                self.behind.store(true, Ordering::Release);
+            }
         });
-        if self.snapshot.load().map.shards.len() == 1 {
-            return;
-        }
+    }
+
+    /// Something was defined that has not been read yet. Costs a look at a flag.
+    #[inline]
+    pub fn schema_is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
+    }
+
+    /// Waits until it has been read, so that statements are planned with what was made before they came: the session's
+    /// that made it (`own`) for `schema_timeout` at most, others for a moment.
+    pub async fn schema_settled(&self, own: bool) {
+        let wanted = *self.wanted.borrow();
+        let patience = if own { self.options().schema_timeout } else { OTHERS_PATIENCE };
         let mut read = self.read.subscribe();
-        let caught_up = read.wait_for(|n| *n >= request);
-        let patience = self.options().schema_timeout;
-        let _ = tokio::time::timeout(patience, caught_up).await;
+        let caught_up = read.wait_for(|n| *n >= wanted.matters);
+        // a shard that does not answer in time is asked again later
+        let _ = tokio::time::timeout_at((wanted.since + patience).into(), caught_up).await;
     }
 
     /// For whoever reads catalogs: the requests so far; changes when there is a new one.
-    pub fn schema_requests(&self) -> watch::Receiver<u64> {
+    pub fn schema_requests(&self) -> watch::Receiver<Wanted> {
         self.wanted.subscribe()
     }
 
@@ -204,6 +234,12 @@ impl Database {
             self.snapshot.rcu(|now| Arc::new(Snapshot { map: now.map.clone(), catalog: catalog.clone() }));
         }
         self.read.send_modify(|n| *n = (*n).max(request));
+        self.wanted.send_if_modified(|wanted| {
+            if *self.read.borrow() >= wanted.matters {
+                self.behind.store(false, Ordering::Release);
+            }
+            false
+        });
     }
 
     /// A new map, from the next statement on.

@@ -838,6 +838,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
             }
             if matches!(template.class, Class::Ddl { temp: false }) {
                 s.schema_dirty = true;
+                s.code_dirty |= template.defines_code;
             }
             Ok(())
         }

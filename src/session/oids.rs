@@ -44,7 +44,8 @@ impl Session {
         if *self.run.oids.of(shard.0, default) != Reading::Unread {
             return Ok(());
         }
-        self.database.schema_changed().await;
+        self.database.schema_changed(false);
+        self.database.schema_settled(true).await;
         self.refresh()?;
         if *self.run.oids.of(shard.0, default) != Reading::Unread {
             return Ok(());

@@ -62,6 +62,10 @@ pub struct Session {
     baseline: Arc<Baseline>,
     /// DDL was sent: the catalog is read again before the next statement outside the block
     pub(super) schema_dirty: bool,
+    /// and it may have defined functions
+    pub(super) code_dirty: bool,
+    /// this session's DDL may not have been read yet
+    changed_schema: bool,
     /// a COPY into a sharded table waits for data
     pub(super) copying: Option<Box<copy::Copying>>,
     /// something was sent whose outcome decides what the next message means
@@ -165,6 +169,8 @@ pub async fn serve(
         config_known: false,
         baseline,
         schema_dirty: false,
+        code_dirty: false,
+        changed_schema: false,
         copying: None,
         barrier: false,
         turn: Turn::default(),
@@ -188,6 +194,7 @@ pub async fn serve(
     // what it claims of links must end before them
     session.run.hearing = None;
     session.txn.abandon();
+    session.tell_schema_changed();
     drop(registration);
 }
 
@@ -271,10 +278,11 @@ impl Session {
         }
         if self.schema_dirty && self.run.copy_in.is_none() {
             self.drain().await?;
-            if !self.txn.in_block() {
-                self.schema_dirty = false;
-                self.database.schema_changed().await;
-            }
+            self.tell_schema_changed();
+        }
+        let plans = self.changed_schema || matches!(tag, b'Q' | b'P');
+        if plans && self.database.schema_is_behind() && !self.txn.in_block() {
+            self.database.schema_settled(std::mem::take(&mut self.changed_schema)).await;
         }
         if self.run.copy_in.is_none() {
             self.copying = None;
@@ -320,6 +328,15 @@ impl Session {
                 Err(Gone::Fatal(control::no_blocks().fatal()))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// DDL that has been committed is known to everybody before its client hears of it.
+    fn tell_schema_changed(&mut self) {
+        if self.schema_dirty && !self.txn.in_block() {
+            self.schema_dirty = false;
+            self.changed_schema = true;
+            self.database.schema_changed(std::mem::take(&mut self.code_dirty));
         }
     }
 
@@ -386,6 +403,7 @@ impl Session {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
             if self.turn.is_on() && self.run.is_idle() && self.run.copy_in.is_none() {
                 self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
+                self.tell_schema_changed();
             }
             if self.txn.is_bereft() && self.run.is_idle() {
                 return Poll::Ready(Err(Gone::Fatal(

@@ -408,6 +408,7 @@ async fn after(s: &mut Session, template: &Template) -> Served<()> {
     }
     if matches!(template.class, Class::Ddl { temp: false }) {
         s.schema_dirty = true;
+        s.code_dirty |= template.defines_code;
     }
     Ok(())
 }
@@ -430,7 +431,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let mut effects: SmallVec<[Effect; 1]> = SmallVec::new();
     let mut shard: Option<ShardId> = None;
     let mut together = !s.txn.failed();
-    let (mut writes, mut reads, mut apart, mut schema) = (false, false, false, false);
+    let (mut writes, mut reads, mut apart, mut schema, mut code) = (false, false, false, false, false);
     // Names of later statements mean what they mean once the temporary relations are known.
     let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
     let mut copies: Vec<(usize, Arc<Template>)> = Vec::new();
@@ -482,6 +483,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 reads |= how.reads;
                 apart |= how.apart;
                 schema |= matches!(template.class, Class::Ddl { temp: false });
+                code |= template.defines_code;
                 if template.class == Class::Copy {
                     copies.push((piece, template.clone()));
                 }
@@ -527,6 +529,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         s.barrier = true;
         if schema {
             s.schema_dirty = true;
+            s.code_dirty |= code;
         }
         s.drive(Until::CopyStarted).await?;
         return Ok(());

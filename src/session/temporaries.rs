@@ -38,7 +38,8 @@ pub(super) fn pin(template: &Template) -> Option<Effect> {
         | SessionEffect::SequenceState
         | SessionEffect::SetConfig
         | SessionEffect::Load
-        | SessionEffect::SqlPrepare => true,
+        | SessionEffect::SqlPrepare
+        | SessionEffect::Lingering => true,
     });
     // A setting that pgweir cannot follow: see `control::of`.
     let other = other || matches!(template.class, Class::Set { .. });

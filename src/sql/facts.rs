@@ -151,6 +151,8 @@ pub enum SessionEffect {
     /// pg_listening_channels(): asks what the session listens to
     Channels,
     SqlPrepare,
+    /// a function may leave something that cannot be seen from here
+    Lingering,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -39,6 +39,10 @@ impl Settings {
     pub fn set(&mut self, name: &str, statement: Option<&str>) {
         let mut list = List::clone(&self.list);
         let before = list.iter().position(|(n, _)| &**n == name).map(|at| list.remove(at).1);
+        if name == "session_authorization" {
+            // SetSessionAuthorization (miscinit.c): the role goes back to none
+            list.retain(|(n, _)| &**n != "role");
+        }
         match statement {
             Some(s) => {
                 let whole = match (name, before) {
@@ -314,6 +318,16 @@ mod tests {
     fn a_change_of_role_starts_from_the_login_role() {
         let want = with(&[("work_mem", "SET work_mem TO 1"), ("role", "SET ROLE a")]);
         assert_eq!(want.difference(Some(&Arc::default()))[0], "RESET SESSION AUTHORIZATION");
+    }
+
+    #[test]
+    fn another_session_user_has_no_role_yet() {
+        let mut s = with(&[("role", "SET ROLE a"), ("work_mem", "SET work_mem TO 1")]);
+        s.set("session_authorization", Some("SET SESSION AUTHORIZATION b"));
+        s.set("role", Some("SET ROLE c"));
+        assert_eq!(s.statement("role"), Some("SET ROLE c"));
+        s.set("session_authorization", None);
+        assert_eq!((s.statement("role"), s.statement("work_mem")), (None, Some("SET work_mem TO 1")));
     }
 
     #[test]

@@ -252,6 +252,11 @@ impl Resolver<'_> {
             let (volatility, reads) = found.unwrap_or((Volatility::Immutable, false));
             found = Some((volatility.max(f.volatility), reads || f.may_read_tables));
         }
+        let lingering = &self.scope.catalog.lingering;
+        let lingers = self.functions(schema, name).any(|f| lingering.contains(&f.name));
+        if lingers {
+            self.effect(SessionEffect::Lingering);
+        }
         if let Some((volatility, _)) = found {
             let opaque = volatility != Volatility::Immutable;
             self.writes |= opaque;

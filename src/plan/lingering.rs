@@ -1,0 +1,62 @@
+//! What code on the server may leave in its session although no statement says so: settings, locks, prepared statements,
+//! state that a function keeps for itself. Which functions may is read with the catalog
+//! ([`Catalog::lingering`]); here are the ways by which a statement comes to call them unseen.
+
+use super::{Class, NotUnderstood, Statement};
+use crate::catalog::Catalog;
+use crate::sql::facts::Facts;
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// As in catalog.sql: a name too many costs a pinned link, one too few another session's settings.
+static TELLING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r"(?i)set_config|advisory_|\b(listen|load|prepare|execute|temp|temporary|gd|sd)\b|with\s+hold|dblink|_shared|(^|;|\$|\b(begin|then|else|loop)\b)\s*(set|reset|discard)\s",
+    )
+    .ok()
+});
+
+/// Whether a statement may leave something that nobody can see from its text: by triggers, in a DO block, or because the
+/// text was not understood. Calls that were found are among its effects already.
+pub(super) fn may_linger(
+    class: &Class,
+    facts: &Result<Facts, NotUnderstood>,
+    statement: &Statement<'_>,
+    normalized: &[u8],
+    catalog: &Catalog,
+) -> bool {
+    if matches!(class, Class::Do) {
+        let text = statement.piece_text();
+        let lower = text.to_ascii_lowercase();
+        return TELLING.as_ref().is_none_or(|t| t.is_match(text))
+            || catalog.lingering.iter().any(|f| lower.contains(&*f.name));
+    }
+    let named = |name: &str| memchr::memmem::find(normalized, name.as_bytes()).is_some();
+    match facts {
+        Ok(facts) => {
+            facts.occurrences.iter().any(|o| o.access.writes() && catalog.writing_lingers(&o.table))
+                || matches!(class, Class::Call) && catalog.lingering.iter().any(|f| named(&f.name))
+        }
+        Err(_) => {
+            let mut names = catalog.lingering.iter().chain(&catalog.lingering_tables);
+            names.any(|n| named(&n.name))
+        }
+    }
+}
+
+/// Whether the text of DDL speaks of what calls functions.
+pub(super) fn may_define(normalized: &[u8]) -> bool {
+    const KINDS: &[&str] = &[
+        "function",
+        "procedure",
+        "routine",
+        "trigger",
+        "extension",
+        "view",
+        "rule",
+        "operator",
+        "cast",
+        "aggregate",
+    ];
+    KINDS.iter().any(|kind| memchr::memmem::find(normalized, kind.as_bytes()).is_some())
+}
