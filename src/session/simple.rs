@@ -454,8 +454,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 | Control::Rollback { .. }
                 | Control::RollbackTo(_)
                 | Control::PrepareTransaction,
-            ) if s.txn.sets_anything() || s.txn.changes_channels() =>
-            {
+            ) if s.txn.sets_anything() || s.txn.changes_channels() => {
                 together = false;
             }
             Some(control) => {
