@@ -166,6 +166,8 @@ async fn settings_made_by_functions() {
     ] {
         let heard = ask(&mut w, sql);
         assert!(heard[0].starts_with("error ERROR 0A000 a setting made by"), "{sql}: {heard:?}");
+    }
+}
 
 /// DateStyle: a statement sets one half of it, and links have had other halves.
 fn settings_that_are_two_in_one(h: &Harness, a: i64, b: i64) {
