@@ -24,8 +24,7 @@ const OTHERS_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
     pub number: u64,
-    /// the last of them for which sessions wait, and when it came
-    matters: u64,
+    /// when the last of them came
     since: Instant,
 }
 
@@ -139,7 +138,7 @@ impl Database {
             statements: Statements::default(),
             lookup: Lookup::new(lookup),
             directory: OnceLock::new(),
-            wanted: watch::Sender::new(Wanted { number: 0, matters: 0, since: Instant::now() }),
+            wanted: watch::Sender::new(Wanted { number: 0, since: Instant::now() }),
             behind: AtomicBool::new(false),
             read: watch::Sender::new(0),
         }
@@ -192,17 +191,16 @@ impl Database {
     /// DDL went through: has the catalog read again. `code`: functions may have been defined.
     ///
     /// With one shard every statement goes there whatever the catalog says: what matters then is only what functions
-    /// do, and nobody waits for anything else.
+    /// do, and anything else is seen at the next check.
     pub fn schema_changed(&self, code: bool) {
-        let matters = code || self.snapshot.load().map.shards.len() > 1;
+        if !code && self.snapshot.load().map.shards.len() == 1 {
+            return;
+        }
         self.wanted.send_modify(|wanted| {
             wanted.number += 1;
-            if matters {
-                wanted.matters = wanted.number;
-                wanted.since = Instant::now();
-                self.behind.store(true, Ordering::Release);
-            }
+            wanted.since = Instant::now();
         });
+        self.behind.store(true, Ordering::Release);
     }
 
     /// Something was defined that has not been read yet. Costs a look at a flag.
@@ -217,7 +215,7 @@ impl Database {
         let wanted = *self.wanted.borrow();
         let patience = if own { self.options().schema_timeout } else { OTHERS_PATIENCE };
         let mut read = self.read.subscribe();
-        let caught_up = read.wait_for(|n| *n >= wanted.matters);
+        let caught_up = read.wait_for(|n| *n >= wanted.number);
         // a shard that does not answer in time is asked again later
         let _ = tokio::time::timeout_at((wanted.since + patience).into(), caught_up).await;
     }
@@ -235,7 +233,7 @@ impl Database {
         }
         self.read.send_modify(|n| *n = (*n).max(request));
         self.wanted.send_if_modified(|wanted| {
-            if *self.read.borrow() >= wanted.matters {
+            if *self.read.borrow() >= wanted.number {
                 self.behind.store(false, Ordering::Release);
             }
             false
