@@ -199,8 +199,9 @@ impl Database {
         self.wanted.send_modify(|wanted| {
             wanted.number += 1;
             wanted.since = Instant::now();
+            // under the lock, as its opposite is
+            self.behind.store(true, Ordering::Release);
         });
-        self.behind.store(true, Ordering::Release);
     }
 
     /// Something was defined that has not been read yet. Costs a look at a flag.
