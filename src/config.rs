@@ -40,6 +40,11 @@ crate::options! {
         listen: Vec<String> = vec!["127.0.0.1:6432".into()],
         /// the port of addresses and folders that name none
         port: u16 = 6432,
+        /// several processes listen on the same TCP ports (SO_REUSEPORT), and the kernel spreads clients over them
+        reuse_port: bool = false,
+        /// folder where the processes of this machine that serve the same clients find one another, so that each passes cancel requests
+        /// on to the one whose session is meant; made if it is not there. None: a request for another one's session is lost
+        run_dir: PathBuf = PathBuf::new(),
         /// worker threads; 0: one per core
         workers: usize = 0,
         /// stack of each worker: deep statements are parsed on it
@@ -53,7 +58,7 @@ crate::options! {
         /// links that a user may have at once, on all shards and databases together; 0: no limit. An idle link on another shard or
         /// of another database ends when somebody waits
         max_user_connections: usize = 0,
-        /// clients that have not logged in, at once; more are closed without an answer
+        /// clients that have not logged in, at once; beyond that, those go that have said nothing for longest, and newcomers if there are none
         max_startups: usize = 1_000,
         /// from accept to a finished login
         startup_timeout: Duration = Duration::from_secs(10),

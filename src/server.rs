@@ -16,6 +16,7 @@
 
 mod console;
 mod databases;
+mod peers;
 mod schema;
 
 use crate::admin::console::Averages;
@@ -25,6 +26,7 @@ use crate::backend::stream::Stream;
 use crate::config::{self, Address, Config, Surroundings};
 use crate::error::{Error, Result};
 use crate::limits::failures::Failures;
+use crate::limits::strangers::{Stranger, Strangers};
 use crate::metrics::{self, Metrics};
 use crate::session::auth::rules::Rules;
 use crate::session::auth::{self, Mock, Users};
@@ -36,6 +38,7 @@ use crate::wire::startup::PROTOCOL_3_0;
 use arc_swap::ArcSwap;
 use databases::{Accepted, Hosted};
 use futures_util::future::join_all;
+use peers::Peers;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
@@ -56,6 +59,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// Operators at once.
 const CONSOLE_SESSIONS: usize = 32;
+
+/// How long a connection that has said nothing keeps its place when there is no room for others.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// How long accepting rests after the kernel refused (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -159,6 +165,8 @@ pub struct Server {
     tasks: JoinSet<()>,
     addresses: Vec<Address>,
     admin: Option<SocketAddr>,
+    /// takes cancel requests from other processes for as long as there are sessions
+    peers: JoinSet<()>,
     /// nobody sends: it ends when the last session has dropped its sender
     sessions: mpsc::Receiver<()>,
     sockets: Vec<SocketFile>,
@@ -177,6 +185,10 @@ struct House {
     shutdown: watch::Sender<Shutdown>,
     /// clients that have not logged in
     startups: Arc<Semaphore>,
+    /// of those the ones that have said nothing
+    strangers: Strangers,
+    /// other processes that serve the same clients
+    peers: Option<Peers>,
     /// of made-up verifiers
     secret: [u8; 32],
     /// figures of the console
@@ -210,7 +222,9 @@ impl Server {
             deadline: config.server.startup_timeout,
         };
         let (asked, ending) = mpsc::channel(1);
+        let (peers, listener) = join_peers(&config.server)?.unzip();
         let house = Arc::new(House {
+            strangers: Strangers::default(),
             averages: Arc::default(),
             since: std::time::Instant::now(),
             ending: asked,
@@ -218,7 +232,8 @@ impl Server {
             startups: Arc::new(Semaphore::new(config.server.max_startups.min(Semaphore::MAX_PERMITS))),
             door: ArcSwap::from_pointee(door),
             hosted,
-            registry: Arc::default(),
+            registry: Arc::new(Registry::of_peer(peers.as_ref().map_or(0, |peers| peers.number))),
+            peers,
             secret,
             shutdown: watch::Sender::new(Shutdown::Running),
             reloading: tokio::sync::Mutex::default(),
@@ -230,6 +245,7 @@ impl Server {
             tasks: JoinSet::new(),
             addresses: vec![],
             admin: None,
+            peers: JoinSet::new(),
             sessions,
             sockets: vec![],
             ending,
@@ -237,6 +253,9 @@ impl Server {
         // Who connects at once should find a schema, if there is one to be had.
         let _ = tokio::time::timeout(FIRST_LOOK, join_all(furnished)).await;
         server.listen(&alive)?;
+        if let Some(listener) = listener {
+            server.peers.spawn(peers::serve(listener, server.house.registry.clone()));
+        }
         server.serve_admin(metrics).await?;
         let (registry, averages) = (server.house.registry.clone(), server.house.averages.clone());
         server.tasks.spawn(console::turn_averages(registry, averages));
@@ -324,7 +343,8 @@ impl Server {
                 Address::Tcp { host, port } => {
                     let found = (host.as_str(), port).to_socket_addrs().map_err(|e| refuse(&e))?;
                     for address in found {
-                        let listener = tcp_listener(address, backlog).map_err(|e| refuse(&e))?;
+                        let listener = tcp_listener(address, backlog, config.server.reuse_port)
+                            .map_err(|e| refuse(&e))?;
                         let bound = listener.local_addr().map_err(|e| refuse(&e))?;
                         self.addresses
                             .push(Address::Tcp { host: bound.ip().to_string(), port: bound.port() });
@@ -434,15 +454,19 @@ impl House {
 
     /// Begins a task for an accepted connection, or closes it when too many are logging in.
     fn receive(self: &Arc<Self>, stream: Stream, peer: String, alive: &mpsc::Sender<()>) {
-        match self.startups.clone().try_acquire_owned() {
-            Ok(startup) => {
-                tokio::spawn(self.clone().attend(stream, peer, startup, alive.clone()));
-            }
+        let now = std::time::Instant::now();
+        let startup = match self.startups.clone().try_acquire_owned() {
+            Ok(startup) => Some(startup),
+            // it comes in the place of the one that goes
+            Err(_) if self.strangers.make_room(now, SILENCE) => None,
             Err(_) => {
                 metrics::arrival("refused");
                 tracing::warn!("{peer}: closed, too many clients are logging in");
+                return;
             }
-        }
+        };
+        let stranger = self.strangers.enter(now);
+        tokio::spawn(self.clone().attend(stream, peer, stranger, startup, alive.clone()));
     }
 
     /// From accept to the end of the session.
@@ -450,14 +474,22 @@ impl House {
         self: Arc<Self>,
         stream: Stream,
         peer: String,
-        startup: OwnedSemaphorePermit,
+        stranger: Arc<Stranger>,
+        startup: Option<OwnedSemaphorePermit>,
         alive: mpsc::Sender<()>,
     ) {
+        let startup = match startup {
+            Some(startup) => Some(startup),
+            None => self.startups.clone().acquire_owned().await.ok(),
+        };
         let door = self.door.load_full();
-        let arrival = startup::greet(stream, peer.clone(), &door).await;
-        drop(door);
+        let arrival = tokio::select! {
+            arrival = startup::greet(stream, peer.clone(), &door, || stranger.speaks()) => arrival,
+            () = stranger.shown_out() => Arrival::Gone("it said nothing, and others wait".into()),
+        };
+        drop((door, stranger));
         // whoever wants something cancelled is no session, and is counted with those who are on their way in
-        let startup = Some(startup).filter(|_| matches!(arrival, Arrival::Cancel { .. }));
+        let startup = startup.filter(|_| matches!(arrival, Arrival::Cancel { .. }));
         match arrival {
             Arrival::Session { greeted, database, permit } => {
                 metrics::arrival("session");
@@ -480,7 +512,14 @@ impl House {
             }
             Arrival::Cancel { pid, secret, stream } => {
                 metrics::arrival("cancel");
-                self.registry.cancel(pid, &secret).await;
+                match (&self.peers, self.registry.other_peer(pid)) {
+                    (Some(peers), Some(other)) => {
+                        if let Err(e) = peers.pass_on(other, pid, &secret).await {
+                            tracing::debug!("{peer}: no process {other} to cancel for: {e}");
+                        }
+                    }
+                    _ => self.registry.cancel(pid, &secret).await,
+                }
                 // The client may wait for the end of the stream before it sends its next statement.
                 drop((stream, startup));
             }
@@ -532,9 +571,10 @@ async fn pause(e: io::Error) {
     }
 }
 
-fn tcp_listener(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+fn tcp_listener(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
         // 0.0.0.0 can be listed beside ::
         socket.set_only_v6(true)?;
@@ -579,6 +619,17 @@ fn unix_listener(folder: &Path, port: u16, backlog: i32) -> io::Result<(UnixList
     Ok((UnixListener::from_std(socket.into())?, file))
 }
 
+fn join_peers(options: &config::Listening) -> Result<Option<(Peers, UnixListener)>> {
+    if options.run_dir.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let joined = Peers::join(&options.run_dir).map_err(|e| {
+        Error::config(format!("[server] run_dir {}: {e}", options.run_dir.display()))
+            .hint("It is a folder that the user of pgweir's processes can write to, with a short path.")
+    })?;
+    Ok(Some(joined))
+}
+
 fn who(greeted: &Greeted, database: &Database) -> Who {
     let name = greeted.parameters.iter().find(|(key, _)| key == "application_name");
     Who {
@@ -617,6 +668,8 @@ fn needs_restart_keys() -> &'static [&'static str] {
     &[
         "server.listen",
         "server.port",
+        "server.reuse_port",
+        "server.run_dir",
         "server.workers",
         "server.stack",
         "server.backlog",
@@ -632,6 +685,7 @@ fn needs_restart(old: &Config, new: &Config) {
     let (a, b) = (&old.server, &new.server);
     for (changed, key) in [
         (a.listen != b.listen || a.port != b.port, "[server] listen, port"),
+        (a.reuse_port != b.reuse_port || a.run_dir != b.run_dir, "[server] reuse_port, run_dir"),
         (a.workers != b.workers || a.stack != b.stack, "[server] workers, stack"),
         (a.backlog != b.backlog, "[server] backlog"),
         (

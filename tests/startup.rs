@@ -646,18 +646,51 @@ async fn many_clients_log_in_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_in_the_doorway_are_limited() {
-    let house = House::open(&format!("server.max_startups = 2\n{TRUST}")).await;
+    let house = House::open("server.max_startups = 2\n[[user]]\nname = 'app'\npassword = 'secret'").await;
     let (mut a, mut b) = (house.dial().await, house.dial().await);
-    let mut third = house.dial().await;
-    assert!(third.message().await.is_none(), "closed at once");
     for wire in [&mut a, &mut b] {
         wire.send(&app()).await;
-        wire.welcomed().await;
     }
-    // who has logged in is no stranger any more
+    // who is asked for a password keeps the place
+    a.scram("SCRAM-SHA-256", "secret", None).await;
+    assert_eq!(a.authentication().await.0, 12);
+    a.welcomed().await;
+    assert_eq!(b.authentication().await.0, 10);
+    // who has logged in is no stranger any more, a moment after the welcome
+    let deadline = Instant::now() + PATIENCE;
+    let _c = loop {
+        let mut c = house.dial().await;
+        let _ = c.0.write_all(&app()).await;
+        if c.message().await.is_some() {
+            break c;
+        }
+        assert!(Instant::now() < deadline);
+    };
     let mut fourth = house.dial().await;
-    fourth.send(&app()).await;
-    fourth.welcomed().await;
+    assert!(fourth.message().await.is_none(), "closed at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_keeps_nobody_out() {
+    let house = House::open(&format!("server.max_startups = 5\n{TRUST}")).await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(house.dial().await);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    for _ in 0..20 {
+        // right after they came there is no room
+        loop {
+            let mut wire = house.dial().await;
+            // it may be closed already
+            let _ = wire.0.write_all(&app()).await;
+            if wire.message().await.is_some_and(|(tag, _)| tag == b'R') {
+                break;
+            }
+            assert!(Instant::now() < deadline);
+        }
+    }
+    assert!(silent[0].message().await.is_none(), "the first to come goes first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

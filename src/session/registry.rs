@@ -11,9 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
+/// Processes that can serve the same clients on one machine; each has a number below that.
+pub const PEERS: u32 = 256;
+
+/// A session's number in its process is that of its cancel key without these high bits; the whole is positive, as clients expect.
+const SESSION_BITS: u32 = 22;
+
 /// All live sessions of this process.
 #[derive(Debug, Default)]
 pub struct Registry {
+    /// the number of this process among its peers
+    peer: u32,
     sessions: DashMap<i32, Arc<Entry>>,
     next: AtomicI32,
     /// of sessions that have ended, by database
@@ -135,15 +143,28 @@ pub struct Registration {
 }
 
 impl Registry {
+    /// Of the process with that number.
+    pub fn of_peer(peer: u32) -> Registry {
+        Registry { peer: peer % PEERS, ..Registry::default() }
+    }
+
+    /// The number of the process whose session a cancel key belongs to, if it is another one.
+    pub fn other_peer(&self, pid: i32) -> Option<u32> {
+        let peer = u32::try_from(pid).ok()? >> SESSION_BITS;
+        (peer != self.peer && peer < PEERS).then_some(peer)
+    }
+
     /// `secret` is 4 bytes for protocol 3.0, up to 32 for 3.2.
     pub fn register(self: &Arc<Self>, secret_len: usize, who: Who) -> Registration {
         let mut secret = vec![0; secret_len];
         getrandom::fill(&mut secret).expect("the operating system gives random bytes");
         loop {
-            let pid = self.next.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & 0x3fff_ffff;
-            if pid == 0 {
+            let number =
+                self.next.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & ((1 << SESSION_BITS) - 1);
+            if number == 0 {
                 continue;
             }
+            let pid = (self.peer << SESSION_BITS) as i32 | number;
             let entry = Arc::new(Entry {
                 pid,
                 secret: secret.clone(),

@@ -112,8 +112,9 @@ pub enum Arrival {
     Gone(String),
 }
 
-/// Talks to a new connection until it is clear what it wants. Takes at most `door.deadline` and a second.
-pub async fn greet(stream: Stream, peer: String, door: &Door) -> Arrival {
+/// Talks to a new connection until it is clear what it wants. Takes at most `door.deadline` and a second. `spoke` is told
+/// when a whole first packet was there.
+pub async fn greet(stream: Stream, peer: String, door: &Door, spoke: impl FnOnce()) -> Arrival {
     let deadline = Instant::now() + door.deadline;
     // Nobody is told of a start-up packet that does not come: Postgres closes in silence as well.
     let opened = match timeout_at(deadline, open(stream, door)).await {
@@ -121,6 +122,7 @@ pub async fn greet(stream: Stream, peer: String, door: &Door) -> Arrival {
         Ok(Err(end)) => return end.farewell().await,
         Ok(Ok(opened)) => opened,
     };
+    spoke();
     let (mut channel, login) = match opened {
         Opened::Cancel { pid, secret, stream } => return Arrival::Cancel { pid, secret, stream },
         Opened::Login(channel, login) => (channel, login),
