@@ -10,7 +10,7 @@
 use pgweir::catalog::{Catalog, Column, QualifiedName, Table, TableKind};
 use pgweir::cluster::{Cluster, Options};
 use pgweir::sql::analyse::{Scope, analyse};
-use pgweir::sql::facts::{Access, CmpOp, Cond, Facts, Operand, OperandSource};
+use pgweir::sql::facts::{Access, ArithmeticOp, CmpOp, Cond, Facts, Operand, OperandSource};
 use pgweir::sql::scan::Scan;
 use pgweir::wire::values::oid;
 use std::sync::Arc;
@@ -73,7 +73,12 @@ impl<'d> Writer<'d> {
     }
 
     fn constant(&mut self) -> String {
-        match self.dice.below(12) {
+        match self.dice.below(14) {
+            12 => {
+                let op = self.dice.pick(&["+", "-", "*", "/", "%"]);
+                format!("{} {op} {}", self.dice.below(6), 1 + self.dice.below(4))
+            }
+            13 => format!("(-{} + '{}'::bigint * 2 - 1)", self.dice.below(4), self.dice.below(3)),
             0 => format!("'{}'", self.dice.below(4)),
             1 => format!("{}::bigint", self.dice.below(4)),
             2 => format!("'{}'::int", self.dice.below(4)),
@@ -142,7 +147,7 @@ impl<'d> Writer<'d> {
             };
         }
         let x = self.number(scope);
-        match self.dice.below(22) {
+        match self.dice.below(24) {
             0..=5 => format!("{x} = {}", self.constant()),
             6 => format!("{} = {x}", self.constant()),
             7..=11 => format!("{x} = {}", self.number(scope)),
@@ -164,6 +169,8 @@ impl<'d> Writer<'d> {
                 let (y, a, b) = (self.number(scope), self.dice.below(4), self.dice.below(4));
                 format!("({x}, {y}) IN (({a}, {b}), ({b}, 1))")
             }
+            21 => format!("{x} = ANY (VALUES ({}), ({}))", self.constant(), self.dice.below(4)),
+            22 => format!("{x} IN (SELECT unnest(ARRAY[{}, {}]))", self.dice.below(4), self.dice.below(4)),
             _ => match scope.first() {
                 Some(first) => {
                     let other = if scope.len() > 1 && self.dice.one_in(2) {
@@ -182,7 +189,43 @@ impl<'d> Writer<'d> {
     fn item(&mut self, depth: usize, outer: &[String], beside: &[String]) -> (String, Vec<String>) {
         let a = self.alias();
         if depth > 0 {
-            match self.dice.below(16) {
+            match self.dice.below(19) {
+                16 => {
+                    let (x, y) = (self.dice.below(4), self.dice.below(4));
+                    let functions = format!(
+                        "unnest(ARRAY[{x}, {y}]), generate_series({y}, {x}::bigint), unnest(ARRAY['a', 'b', NULL])"
+                    );
+                    return (format!("ROWS FROM ({functions}) {a}(k, j, s)"), vec![a]);
+                }
+                17 => {
+                    let (x, y) = (self.constant(), self.dice.below(4));
+                    let list = format!("SELECT unnest(ARRAY[{x}::int, {y}]) AS k");
+                    return (
+                        format!("(SELECT k, 1::bigint AS j, 'a'::text AS s FROM ({list}) y) {a}"),
+                        vec![a],
+                    );
+                }
+                18 => {
+                    // joined columns under a name of their own
+                    let (left, l) = self.item(depth - 1, outer, &[]);
+                    let (right, r) = self.item(depth - 1, outer, &[]);
+                    if let ([l], [r]) = (&l[..], &r[..]) {
+                        let kind = self.dice.pick(&["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
+                        let filter = if self.dice.one_in(2) {
+                            format!(" WHERE u.k = {}", self.dice.below(4))
+                        } else {
+                            String::new()
+                        };
+                        return (
+                            format!(
+                                "(SELECT u.k, u.j, coalesce({l}.s, {r}.s) AS s FROM {left} {kind} {right} USING (k, j) AS u{filter}) {a}"
+                            ),
+                            vec![a],
+                        );
+                    }
+                    let all = [l, r].concat();
+                    return (format!("({left} CROSS JOIN {right})"), all);
+                }
                 0..=3 => return (format!("({}) {a}", self.query(depth - 1, outer)), vec![a]),
                 4..=5 => {
                     let scope: Vec<String> = outer.iter().chain(beside).cloned().collect();
@@ -317,7 +360,17 @@ impl<'d> Writer<'d> {
                     "PARTITION BY @.k, @.j",
                 ]);
                 let by = by.replace('@', &a);
-                format!("SELECT {a}.k AS k, count({b}.j) OVER ({by}) AS j, {a}.s AS s FROM {from}{filter}")
+                match self.dice.below(3) {
+                    0 => format!(
+                        "SELECT {a}.k AS k, count({b}.j) OVER w AS j, {a}.s AS s FROM {from}{filter} WINDOW v AS (PARTITION BY {b}.s), w AS ({by})"
+                    ),
+                    1 => format!(
+                        "SELECT {a}.k AS k, count({b}.j) OVER (w ORDER BY {b}.j) AS j, {a}.s AS s FROM {from}{filter} WINDOW w AS ({by})"
+                    ),
+                    _ => format!(
+                        "SELECT {a}.k AS k, count({b}.j) OVER ({by}) AS j, {a}.s AS s FROM {from}{filter}"
+                    ),
+                }
             }
             n => {
                 let distinct = if n == 7 { "DISTINCT " } else { "" };
@@ -418,6 +471,16 @@ fn operand(o: &Operand, literals: &[&str]) -> String {
         OperandSource::Literal { index, .. } => literals[*index as usize].to_owned(),
         OperandSource::Constant { text, .. } => text.to_string(),
         OperandSource::Null => "NULL".into(),
+        OperandSource::Computed(made) => {
+            let op = match made.op {
+                ArithmeticOp::Plus => "+",
+                ArithmeticOp::Minus => "-",
+                ArithmeticOp::Times => "*",
+                ArithmeticOp::Divided => "/",
+                ArithmeticOp::Modulo => "%",
+            };
+            format!("({} {op} {})", operand(&made.left, literals), operand(&made.right, literals))
+        }
         other => panic!("no such operand is written here: {other:?}"),
     };
     if o.negated {

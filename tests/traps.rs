@@ -133,6 +133,7 @@ async fn same(h: &Harness, script: &[&str]) {
 async fn what_hides_behind_names_settings_and_types() {
     let h = traps().await;
     settings_within_a_message(&h).await;
+    keys_in_other_words(&h).await;
     settings_made_by_functions(&h).await;
     comparisons_with_null(&h).await;
     operators_of_users(&h).await;
@@ -152,6 +153,42 @@ async fn settings_within_a_message(h: &Harness) {
     same(h, &["SET work_mem = '1MB'; SET no_such_setting = 1", "SHOW work_mem"]).await;
     same(h, &["SET search_path = far; BEGIN; SELECT v FROM notes; ROLLBACK", "SELECT v FROM notes"]).await;
     same(h, &["SET search_path = far; SELECT v FROM notes; COMMIT; SELECT 1/0", "SELECT v FROM notes"]).await;
+}
+
+/// Keys that are computed, and what the parser does not know by itself: routed, with the oracle's answers.
+async fn keys_in_other_words(h: &Harness) {
+    for statement in [
+        "SELECT v FROM t WHERE id = 2 - 1",
+        "SELECT v FROM t WHERE id = 100 * 2",
+        "SELECT v FROM t WHERE id = -7 / 2 + 4",
+        "SELECT v FROM t WHERE id = -7 % 4 + 4",
+        "SELECT v FROM t WHERE id = 2147483647 + 1",
+        "SELECT v FROM t WHERE id = 1 / 0",
+        "SELECT v FROM t WHERE id = 9223372036854775807 + 1",
+        "SELECT v FROM t WHERE id BETWEEN 100 + 50 AND 3 * 100",
+        "INSERT INTO t VALUES (150 + 1, 'sum'), (-(-152), 'sign') RETURNING id",
+        "UPDATE t SET v = 'b' WHERE id = ANY (VALUES (151), (152)) RETURNING id, v",
+        "UPDATE t SET id = 151 + 2 WHERE id = 151 RETURNING id",
+        "SELECT id, row_number() OVER w FROM t WHERE id > 150 AND id IN (152, 153) WINDOW w AS (ORDER BY id)",
+        "SELECT * FROM (SELECT id, count(*) OVER (w ORDER BY v) FROM t WINDOW w AS (PARTITION BY id)) x WHERE id = 153",
+        "SELECT j.id, a.v, b.v FROM t a JOIN t b USING (id) AS j WHERE j.id = 153",
+        "SELECT j.* FROM t a LEFT JOIN t b USING (id) AS j WHERE a.id = 153",
+        "SELECT t.id, r.* FROM t, ROWS FROM (generate_series(1, 2), unnest(ARRAY['x', 'y', 'z'])) WITH ORDINALITY AS r(a, b) WHERE t.id = 153 ORDER BY ordinality",
+        "WITH RECURSIVE r AS (SELECT id, 1 AS n FROM t WHERE id = 153 UNION ALL SELECT t.id, n + 1 FROM t JOIN r ON t.id = r.id WHERE n < 3) SEARCH DEPTH FIRST BY n SET o SELECT * FROM r ORDER BY o",
+        "WITH RECURSIVE r AS (SELECT id, 1 AS n FROM t WHERE id = 153 UNION ALL SELECT t.id, n + 1 FROM t JOIN r ON t.id = r.id) CYCLE id SET c TO 'y' DEFAULT 'n' USING p SELECT * FROM r ORDER BY n",
+        "SELECT v FROM t WHERE id IN (SELECT unnest(ARRAY[152, 153])) ORDER BY id",
+        "SELECT v FROM t WHERE id = ANY (SELECT unnest('{152,153}'::bigint[])) ORDER BY id",
+        "SELECT v, x FROM t JOIN unnest(ARRAY[152, 153]) AS x ON x = id ORDER BY id",
+        "SELECT v FROM moments WHERE k = '2024-1-2 05:00'",
+        "SELECT v FROM moments WHERE k > '2024-1-3' AND k < '20240104'",
+        "DELETE FROM t WHERE id IN (SELECT unnest(ARRAY[152, 153])) RETURNING id",
+    ] {
+        same(h, &["SET TimeZone = 'UTC'", statement]).await;
+    }
+    for dates in ["ISO, DMY", "German", "SQL, YMD"] {
+        same(h, &[&format!("SET DateStyle = '{dates}'"), "SELECT v FROM moments WHERE k = '2024-1-2 05:00'"])
+            .await;
+    }
 }
 
 /// A setting that pgweir does not see made would be there on one shard only.

@@ -80,7 +80,7 @@ impl<'a> Arguments<'a> {
                 (_, _, None) => Some(None),
                 _ => None,
             },
-            OperandSource::Fixed(_) | OperandSource::Constant { .. } => None,
+            OperandSource::Fixed(_) | OperandSource::Constant { .. } | OperandSource::Computed(_) => None,
         }
     }
 

@@ -8,7 +8,7 @@
 use super::program::KeyColumn;
 use super::{Encodings, Params};
 use crate::error::{Error, SqlState};
-use crate::sql::facts::{Operand, OperandSource};
+use crate::sql::facts::{Arithmetic, ArithmeticOp, Operand, OperandSource};
 use crate::sql::lex::string_value;
 use crate::sql::scan::{Literal, LiteralClass};
 use crate::wire::array::{BinaryElements, TextElements};
@@ -240,7 +240,30 @@ impl<'a> Inputs<'a> {
                 self.literal(text, *class, self.encodings).map(|raw| (raw, None))
             }
             OperandSource::Param(number) => self.param(*number, operand, read_as),
+            OperandSource::Computed(made) => Ok((Raw::Number(self.computed(made)?), None)),
         }
+    }
+
+    /// Errors: what the server finds before it looks for rows, where 64 bits are too few.
+    fn computed(&self, made: &'a Arithmetic) -> Result<KeyValue<'a>, Doubt> {
+        let side = |operand: &'a Operand| match self.typed(operand, KeyType::Int8)? {
+            Typed::Value(KeyValue::Int(value)) => Ok(value),
+            _ => Err(Doubt::SILENT),
+        };
+        let (left, right) = (side(&made.left)?, side(&made.right)?);
+        if right == 0 && matches!(made.op, ArithmeticOp::Divided | ArithmeticOp::Modulo) {
+            return Err(Doubt::because(Error::client(SqlState(*b"22012"), "division by zero")));
+        }
+        let value = match made.op {
+            ArithmeticOp::Plus => left.checked_add(right),
+            ArithmeticOp::Minus => left.checked_sub(right),
+            ArithmeticOp::Times => left.checked_mul(right),
+            ArithmeticOp::Divided => left.checked_div(right),
+            ArithmeticOp::Modulo => left.checked_rem(right),
+        };
+        value.map(KeyValue::Int).ok_or_else(|| {
+            Doubt::because(Error::client(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "bigint out of range"))
+        })
     }
 
     fn literal(&self, text: &'a str, class: LiteralClass, encodings: Encodings) -> Result<Raw<'a>, Doubt> {

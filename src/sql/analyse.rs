@@ -4,7 +4,7 @@
 //! shard. So each mention ("occurrence") gets a condition, `must`, that is implied by "this row can influence the
 //! result, or is written". The way there:
 //!
-//! - `text`: tokens get byte offsets and lose what the parser does not know and routing does not need; then the
+//! - `text`: tokens get byte offsets, `rewrite` takes away what the parser does not know and routing does not need; then the
 //!   parser makes a tree. The literals that the parser saw must be those that the scanner saw.
 //! - `names`: what a name means, as Postgres looks it up: scopes, aliases, CTEs, merged columns.
 //! - `query` (WITH, set operations, VALUES), `select`, `from`, `relation` (what a name in FROM is), `expr`, `types`, `write`,
@@ -33,6 +33,7 @@ mod pred;
 mod query;
 mod rel;
 mod relation;
+mod rewrite;
 mod select;
 mod settings;
 #[cfg(test)]
@@ -45,7 +46,7 @@ mod write;
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::sql::desugar::desugar;
-use crate::sql::facts::{Cond, Facts, MadeSetting, Occurrence, Operand, OperandSource, Switch};
+use crate::sql::facts::{Arithmetic, Cond, Facts, MadeSetting, Occurrence, Operand, OperandSource, Switch};
 use crate::sql::scan::{Literal, LiteralClass, Scan};
 use pred::{Budget, ColId, P, Pred};
 use query::Resolver;
@@ -272,6 +273,11 @@ fn relocated_operand(mut o: Operand, same: &[Option<u32>]) -> Option<Operand> {
     if let OperandSource::Literal { index, .. } = &mut o.source {
         *index = same.get(*index as usize).copied().flatten()?;
     }
+    if let OperandSource::Computed(made) = &o.source {
+        let left = relocated_operand(made.left.clone(), same)?;
+        let right = relocated_operand(made.right.clone(), same)?;
+        o.source = OperandSource::Computed(Arc::new(Arithmetic { left, right, ..Arithmetic::clone(made) }));
+    }
     Some(o)
 }
 
@@ -310,6 +316,7 @@ fn read(
         overriding_user: removed.overriding_user,
         recursion: None,
         symmetric: removed.symmetric,
+        more_columns: removed.more_columns,
         passed_rules: false,
     };
     resolver.hidden_calls(text, span.clone());

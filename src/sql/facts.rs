@@ -38,6 +38,29 @@ pub enum OperandSource {
         text: Arc<str>,
         class: LiteralClass,
     },
+    /// what two integers make
+    Computed(Arc<Arithmetic>),
+}
+
+/// Integers are computed as a server does that has room for 64 bits; one that has less refuses the statement itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arithmetic {
+    pub op: ArithmeticOp,
+    pub left: Operand,
+    pub right: Operand,
+    /// int4 or int8
+    pub oid: u32,
+    /// constants in it
+    pub size: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArithmeticOp {
+    Plus,
+    Minus,
+    Times,
+    Divided,
+    Modulo,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

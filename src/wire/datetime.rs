@@ -259,11 +259,18 @@ impl Scan<'_> {
     }
 
     fn moment(&mut self) -> Option<Moment> {
+        if self.0.len() == 8
+            && let Some(number) = self.number(8..=8)
+        {
+            let (year, month, day) = (number / 10_000, number / 100 % 100, number % 100);
+            return Some(Moment { year, month, day, bc: false, time: None, offset: None });
+        }
+        // Behind a year of four digits come month and day, whatever DateStyle says, with or without zeros (DecodeNumber, datetime.c).
         let year = self.number(4..=7)?;
         self.take(b'-')?;
-        let month = self.number(2..=2)?;
+        let month = self.number(1..=2)?;
         self.take(b'-')?;
-        let day = self.number(2..=2)?;
+        let day = self.number(1..=2)?;
         let mut moment = Moment { year, month, day, bc: false, time: None, offset: None };
         if !self.0.is_empty() && self.0 != b" BC" {
             self.take(b' ').or_else(|| self.take(b'T'))?;
@@ -377,8 +384,8 @@ mod tests {
             "today",
             "epoch",
             "01/02/2020",
-            "2020-1-2",
-            "20200102",
+            "2020/1/2",
+            "200102",
             "2 Jan 2020",
             "2020-01-02 EST",
             "",
@@ -387,6 +394,9 @@ mod tests {
             assert_eq!(date(text.as_bytes()), Err(ValueError::NeedsServer), "{text}");
             assert_eq!(timestamp(text.as_bytes()), Err(ValueError::NeedsServer), "{text}");
             assert_eq!(timestamptz(text.as_bytes()), Err(ValueError::NeedsServer), "{text}");
+        }
+        for text in ["2020-1-2", "20200102"] {
+            assert_eq!(date(text.as_bytes()), date(b"2020-01-02"), "{text}");
         }
         for text in ["2020-01-02", "2020-01-02 10:00:00", "2020-01-02 10:00 Europe/Berlin"] {
             assert_eq!(timestamptz(text.as_bytes()), Err(ValueError::NeedsServer), "{text}");

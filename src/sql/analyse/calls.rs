@@ -228,6 +228,11 @@ impl Resolver<'_> {
         })
     }
 
+    /// Whether a name without a schema can only mean a function of Postgres.
+    pub fn is_builtin(&self, name: &str) -> bool {
+        self.functions(None, name).all(|f| f.builtin)
+    }
+
     /// Notes which setting a call of set_config() makes. Its name steers the plan: the next one may be another.
     pub fn makes_setting(&mut self, setting: Option<&Expr>) {
         let value = match setting {

@@ -9,8 +9,8 @@ use super::pred::{ColId, P, Pred, Targets, always, and, never, or, project, rena
 use super::query::{Resolver, Result, with_stack};
 use super::rel::Rel;
 use super::relation::span_of;
-use super::types::{constant_type, type_of_oid};
-use crate::sql::facts::{CmpOp, Operand, OperandSource};
+use super::types::{common_type, constant_type, type_of_oid};
+use crate::sql::facts::{Arithmetic, ArithmeticOp, CmpOp, Operand, OperandSource};
 use crate::sql::scan::LiteralClass;
 use crate::wire::values::oid;
 use smallvec::{SmallVec, smallvec};
@@ -21,6 +21,7 @@ use sqlparser::ast::{
 };
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What a scalar expression is.
 pub(super) enum Scalar {
@@ -283,22 +284,39 @@ impl Resolver<'_> {
         Ok(Rc::new(Pred::Any(*c, operand)))
     }
 
-    /// The element type and the operand of a constant array: `unnest($1::int8[])`.
+    /// A column of the elements of a constant array, and what is known of it: `unnest($1::int8[])`, `unnest(ARRAY[1, 2])`.
     pub fn elements(
         &mut self,
         e: &Expr,
         level: &Level<'_>,
         subs: &mut Vec<Rel>,
-    ) -> Result<Option<(ColumnType, Operand)>> {
-        Ok(match self.scalar(e, level, subs)? {
-            Scalar::Constant(operand) => operand
-                .casts
-                .last()
-                .and_then(|cast| element_of(*cast))
-                .and_then(type_of_oid)
-                .map(|ty| (ty, operand)),
-            _ => None,
-        })
+    ) -> Result<Option<(ColId, P)>> {
+        if let Expr::Array(list) = peel(e) {
+            let mut values = Vec::with_capacity(list.elem.len());
+            for e in &list.elem {
+                values.push(self.scalar(e, level, subs)?);
+            }
+            let constant = |value: &Scalar| match value {
+                Scalar::Constant(operand) => Some(operand.clone()),
+                _ => None,
+            };
+            // of one type without a word about it: what a string or a parameter becomes among others is not said
+            let Some(constants) = values.iter().map(constant).collect::<Option<Vec<Operand>>>() else {
+                return Ok(None);
+            };
+            let types = constants.iter().map(|o| constant_type(o, false));
+            let Some(ty) = common_type(types).filter(|ty| ty.class != TypeClass::Text) else {
+                return Ok(None);
+            };
+            let id = self.column(Some(ty));
+            return Ok(Some((id, self.one_of(&Scalar::Column(id), &values))));
+        }
+        let Scalar::Constant(operand) = self.scalar(e, level, subs)? else { return Ok(None) };
+        let element = operand.casts.last().and_then(|cast| element_of(*cast)).and_then(type_of_oid);
+        Ok(element.map(|ty| {
+            let id = self.column(Some(ty));
+            (id, Rc::new(Pred::Any(id, operand)))
+        }))
     }
 
     /// Equal to one of these. Postgres gives the list and what is compared with it one common type (manual, "UNION, CASE,
@@ -468,6 +486,16 @@ impl Resolver<'_> {
                 }
                 _ => Scalar::Other,
             },
+            Expr::BinaryOp { left, op, right } if let Some(op) = arithmetic(op) => {
+                let left = self.scalar(left, level, subs)?;
+                let right = self.scalar(right, level, subs)?;
+                match (left, right) {
+                    (Scalar::Constant(left), Scalar::Constant(right)) if self.trusted => {
+                        computed(op, left, right)
+                    }
+                    _ => Scalar::Other,
+                }
+            }
             Expr::UnaryOp { op: UnaryOperator::Plus, expr } => match self.scalar(expr, level, subs)? {
                 Scalar::Constant(o) if is_number(&o) => Scalar::Constant(o),
                 _ => Scalar::Other,
@@ -639,9 +667,8 @@ impl Resolver<'_> {
         self.call_of(schema.as_deref(), &name, span_of(&f.name));
         match &f.over {
             Some(WindowType::WindowSpec(spec)) => self.window_columns(spec, level, subs),
-            // the columns of a named window are not looked up
-            Some(WindowType::NamedWindow(_)) => {
-                *level.partitions.borrow_mut() = Some(HashSet::new());
+            Some(WindowType::NamedWindow(name)) => {
+                level.is_partitioned(level.named_window(&folded(name)));
                 Ok(())
             }
             None => Ok(()),
@@ -706,7 +733,21 @@ impl Resolver<'_> {
         level: &Level<'_>,
         subs: &mut Vec<Rel>,
     ) -> Result<()> {
-        let mut columns = HashSet::new();
+        let columns = self.window_spec(spec, level, subs)?;
+        level.is_partitioned(columns);
+        Ok(())
+    }
+
+    /// The columns by which rows are partitioned.
+    pub fn window_spec(
+        &mut self,
+        spec: &WindowSpec,
+        level: &Level<'_>,
+        subs: &mut Vec<Rel>,
+    ) -> Result<HashSet<ColId>> {
+        // one that is made from another has that one's partitions, and none of its own
+        let mut columns =
+            spec.window_name.as_ref().map_or_else(HashSet::new, |w| level.named_window(&folded(w)));
         for e in &spec.partition_by {
             if let Scalar::Column(c) = self.scalar(e, level, subs)? {
                 columns.insert(c);
@@ -722,15 +763,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        if spec.window_name.is_some() {
-            columns.clear();
-        }
-        let mut partitions = level.partitions.borrow_mut();
-        *partitions = Some(match partitions.take() {
-            Some(others) => others.intersection(&columns).copied().collect(),
-            None => columns,
-        });
-        Ok(())
+        Ok(columns)
     }
 
     /// A type that names tables in strings hides them.
@@ -818,10 +851,51 @@ fn constant(source: OperandSource) -> Scalar {
     Scalar::Constant(Operand { source, negated: false, casts: SmallVec::new() })
 }
 
+fn arithmetic(op: &BinaryOperator) -> Option<ArithmeticOp> {
+    Some(match op {
+        BinaryOperator::Plus => ArithmeticOp::Plus,
+        BinaryOperator::Minus => ArithmeticOp::Minus,
+        BinaryOperator::Multiply => ArithmeticOp::Times,
+        BinaryOperator::Divide => ArithmeticOp::Divided,
+        BinaryOperator::Modulo => ArithmeticOp::Modulo,
+        _ => return None,
+    })
+}
+
+/// Two integers that are written out, or computed from such: Postgres has operators of its own for just these types.
+fn computed(op: ArithmeticOp, left: Operand, right: Operand) -> Scalar {
+    const TERMS: usize = 16;
+    let size = |o: &Operand| match &o.source {
+        OperandSource::Computed(inner) => inner.size,
+        _ => 1,
+    };
+    let size = size(&left) + size(&right);
+    match (integer_type(&left), integer_type(&right)) {
+        (Some(l), Some(r)) if size <= TERMS => {
+            let oid = if l == oid::INT8 || r == oid::INT8 { oid::INT8 } else { oid::INT4 };
+            constant(OperandSource::Computed(Arc::new(Arithmetic { op, left, right, oid, size })))
+        }
+        _ => Scalar::Other,
+    }
+}
+
+fn integer_type(o: &Operand) -> Option<u32> {
+    let known = match &o.source {
+        OperandSource::Computed(_) => true,
+        _ => matches!(source_class(o), Some(LiteralClass::Int4 | LiteralClass::Int8)),
+    };
+    let oid = constant_type(o, false)?.oid;
+    let integers = o.casts.iter().all(|cast| matches!(*cast, oid::INT4 | oid::INT8));
+    (known && integers && matches!(oid, oid::INT4 | oid::INT8)).then_some(oid)
+}
+
 fn source_class(o: &Operand) -> Option<LiteralClass> {
     match &o.source {
         OperandSource::Literal { class, .. } | OperandSource::Constant { class, .. } => Some(*class),
-        OperandSource::Param(_) | OperandSource::Null | OperandSource::Fixed(_) => None,
+        OperandSource::Param(_)
+        | OperandSource::Null
+        | OperandSource::Fixed(_)
+        | OperandSource::Computed(_) => None,
     }
 }
 

@@ -1,13 +1,14 @@
 //! FROM: joins, sub-selects, functions; which columns they offer, and what is known of them.
 
 use super::names::{CteNames, Field, Level, Names, Relation, folded};
-use super::pred::{ColId, P, Pred, always, and};
+use super::pred::{ColId, P, always, and};
 use super::query::{Item, MAX_COLUMNS, MAX_NAMES, MAX_RELATIONS, Output, Resolver, Result, with_stack};
 use super::rel::{Join, JoinKind, Rel};
 use super::relation::span_of;
+use super::rewrite::{JOIN_ALIAS, ROWS_FROM};
 use super::text::too_complex;
 use sqlparser::ast::{
-    FunctionArg, FunctionArgExpr, JoinConstraint, JoinOperator, ObjectName, TableAlias, TableFactor,
+    Expr, FunctionArg, FunctionArgExpr, JoinConstraint, JoinOperator, ObjectName, TableAlias, TableFactor,
     TableWithJoins, XmlTableColumnOption,
 };
 use std::collections::{HashMap, HashSet};
@@ -95,7 +96,21 @@ impl<'a> Resolver<'a> {
                     for name in list {
                         names.push(self.object_name(name)?.1);
                     }
-                    self.using(&names, kind, swapped, &acc.names, &right.names, &mut merged)
+                    let alias = names.pop_if(|name| name.starts_with(JOIN_ALIAS));
+                    let (on, mut both) =
+                        self.using(&names, kind, swapped, &acc.names, &right.names, &mut merged);
+                    if let Some(alias) = alias {
+                        let end = self.occurrences.len();
+                        both.relations.push(Rc::new(Relation {
+                            name: alias.trim_start_matches(JOIN_ALIAS).into(),
+                            schema: None,
+                            // the columns that are joined come first
+                            fields: both.fields[..names.len()].to_vec(),
+                            complete: true,
+                            occurrences: end..end,
+                        }));
+                    }
+                    (on, both)
                 }
                 JoinConstraint::Natural => match common_names(&acc.names, &right.names) {
                     Some(names) => self.using(&names, kind, swapped, &acc.names, &right.names, &mut merged),
@@ -244,14 +259,12 @@ impl<'a> Resolver<'a> {
                 for e in array_exprs {
                     elements.push(self.elements(e, &lateral, &mut subs)?);
                 }
-                // an element of a constant array is one of its constants
-                let (id, fact) = match elements.as_slice() {
-                    [Some((ty, operand))] => {
-                        let id = self.column(Some(*ty));
-                        (id, Rc::new(Pred::Any(id, operand.clone())))
-                    }
+                // An element of a constant array is one of its constants; beside a longer array there are NULLs as well.
+                let (id, fact) = match &elements[..] {
+                    [Some((id, fact))] if self.is_builtin("unnest") => (*id, fact.clone()),
                     _ => (self.column(None), always()),
                 };
+                self.call_of(None, "unnest", 0..0);
                 Ok(self.function_item(alias.as_ref(), "unnest", subs, fact, vec![id], start))
             }
             TableFactor::XmlTable { namespaces, row_expression, passing, columns, alias } => {
@@ -299,6 +312,17 @@ impl<'a> Resolver<'a> {
             if let FunctionArgExpr::Expr(e) = arg {
                 self.scalar(e, lateral, &mut subs)?;
             }
+        }
+        if &*function == ROWS_FROM {
+            // it is called as the first of its functions
+            let first = match args.first() {
+                Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Function(f)))) => {
+                    self.object_name(&f.name)?.1
+                }
+                _ if alias.is_some() => function,
+                _ => return self.unsupported("ROWS FROM without an alias"),
+            };
+            return Ok(self.function_item(alias, &first, subs, always(), Vec::new(), start));
         }
         if &*function == "set_config" {
             self.makes_setting(None);

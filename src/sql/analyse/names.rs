@@ -130,11 +130,34 @@ pub(super) struct Level<'e> {
     pub aggregated: Cell<bool>,
     /// columns by which every window of this level is partitioned; None while there is no window
     pub partitions: RefCell<Option<HashSet<ColId>>>,
+    /// columns by which windows are partitioned that have a name
+    pub windows: RefCell<HashMap<Rc<str>, HashSet<ColId>>>,
 }
 
 impl<'e> Level<'e> {
     pub fn new(names: &'e Names, parent: Option<&'e Level<'e>>, ctes: Option<&'e CteNames<'e>>) -> Level<'e> {
-        Level { names, parent, ctes, aggregated: Cell::new(false), partitions: RefCell::new(None) }
+        Level {
+            names,
+            parent,
+            ctes,
+            aggregated: Cell::new(false),
+            partitions: RefCell::default(),
+            windows: RefCell::default(),
+        }
+    }
+
+    /// The columns by which a window of that name is partitioned; none, if there is none.
+    pub fn named_window(&self, name: &str) -> HashSet<ColId> {
+        self.windows.borrow().get(name).cloned().unwrap_or_default()
+    }
+
+    /// A window is computed over rows that have these columns in common.
+    pub fn is_partitioned(&self, columns: HashSet<ColId>) {
+        let mut partitions = self.partitions.borrow_mut();
+        *partitions = Some(match partitions.take() {
+            Some(others) => others.intersection(&columns).copied().collect(),
+            None => columns,
+        });
     }
 
     pub fn depth(&self) -> u32 {

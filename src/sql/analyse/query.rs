@@ -115,6 +115,8 @@ pub(super) struct Resolver<'a> {
     pub recursion: Option<(usize, Vec<Rc<str>>, Recursion)>,
     /// any BETWEEN may be a BETWEEN SYMMETRIC
     pub symmetric: bool,
+    /// the text has SEARCH or CYCLE: recursive WITH queries have columns that are not seen
+    pub more_columns: bool,
     /// a view within a view has rules or triggers
     pub passed_rules: bool,
 }
@@ -260,7 +262,9 @@ impl<'a> Resolver<'a> {
             let state = CteState::Known {
                 cte: place,
                 names,
-                complete: output.complete && cte.alias.columns.len() <= output.fields.len(),
+                complete: output.complete
+                    && cte.alias.columns.len() <= output.fields.len()
+                    && !(self.more_columns && with.recursive),
             };
             if with.recursive {
                 frame.names[i].1 = state;

@@ -55,7 +55,7 @@ impl<'a> Resolver<'a> {
                         name: shown,
                         schema: None,
                         fields: aliased(fields, alias),
-                        complete: true,
+                        complete: !self.more_columns,
                         occurrences: first..first,
                     }),
                     ids: columns,

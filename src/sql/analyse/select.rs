@@ -9,7 +9,8 @@ use super::text::{Text, too_complex};
 use super::types::{constant_fact, constant_type};
 use crate::sql::facts::{Access, SessionEffect};
 use sqlparser::ast::{
-    Distinct, Expr, GroupByExpr, LockClause, ObjectNamePart, Select, SelectFlavor, SelectItem,
+    Distinct, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, LockClause,
+    NamedWindowDefinition, NamedWindowExpr, ObjectNamePart, Select, SelectFlavor, SelectItem,
     SelectItemQualifiedWildcardKind, WildcardAdditionalOptions,
 };
 use std::collections::HashSet;
@@ -51,6 +52,13 @@ impl<'a> Resolver<'a> {
         };
         let mut given = Vec::new();
         let mut late_subs = Vec::new();
+        for NamedWindowDefinition(name, window) in &select.named_window {
+            let columns = match window {
+                NamedWindowExpr::WindowSpec(spec) => self.window_spec(spec, &level, &mut late_subs)?,
+                NamedWindowExpr::NamedWindow(other) => level.named_window(&folded(other)),
+            };
+            level.windows.borrow_mut().insert(folded(name), columns);
+        }
         let (fields, complete) =
             self.projection(&select.projection, start, &level, &mut late_subs, &mut given)?;
         let grouping = self.group_by(&select.group_by, &fields, &level, &mut late_subs)?;
@@ -58,11 +66,6 @@ impl<'a> Resolver<'a> {
             Some(e) => self.cond(e, true, &level, &mut late_subs)?,
             None => always(),
         };
-        for window in &select.named_window {
-            if let sqlparser::ast::NamedWindowExpr::WindowSpec(spec) = &window.1 {
-                self.window_columns(spec, &level, &mut late_subs)?;
-            }
-        }
         let mut open: Option<HashSet<ColId>> = None;
         match &select.distinct {
             None | Some(Distinct::All | Distinct::Distinct) => {}
@@ -77,8 +80,7 @@ impl<'a> Resolver<'a> {
             open = Some(HashSet::new());
         }
         self.locks(tail.locks, from_occurrences, &item.names);
-        let partitions = level.partitions.take();
-        if let Some(columns) = partitions.or_else(|| (!select.named_window.is_empty()).then(HashSet::new)) {
+        if let Some(columns) = level.partitions.take() {
             open = Some(match open {
                 Some(open) => open.intersection(&columns).copied().collect(),
                 None => columns,
@@ -171,6 +173,16 @@ impl<'a> Resolver<'a> {
                 }
                 _ => return self.unsupported("an item of the select list"),
             };
+            if let ([_], Some(array)) = (items, unnested(e).filter(|_| self.is_builtin("unnest"))) {
+                // the only item: beside another one that is longer there would be NULLs
+                if let Some((id, fact)) = self.elements(array, level, subs)? {
+                    given.push(fact);
+                    fields.push(OutputField { name, id, constant: None });
+                } else {
+                    fields.push(OutputField { name, id: self.column(None), constant: None });
+                }
+                continue;
+            }
             let scalar = self.scalar(e, level, subs)?;
             let field = match scalar {
                 Scalar::Column(id) => OutputField { name, id, constant: None },
@@ -325,6 +337,21 @@ impl<'a> Resolver<'a> {
                 o.access = Access::Lock;
             }
         }
+    }
+}
+
+/// The array of a plain call of unnest().
+fn unnested(e: &Expr) -> Option<&Expr> {
+    let Expr::Function(f) = e else { return None };
+    let FunctionArguments::List(list) = &f.args else { return None };
+    let plain = f.over.is_none()
+        && f.filter.is_none()
+        && f.within_group.is_empty()
+        && list.clauses.is_empty()
+        && list.duplicate_treatment.is_none();
+    match (&*plain_function_name(f)?, &list.args[..]) {
+        ("unnest", [FunctionArg::Unnamed(FunctionArgExpr::Expr(array))]) if plain => Some(array),
+        _ => None,
     }
 }
 

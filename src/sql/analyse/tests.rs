@@ -131,6 +131,10 @@ pub(super) fn render_operand(o: &Operand, literals: &[&str]) -> String {
         OperandSource::Null => out.push_str("NULL"),
         OperandSource::Fixed(text) => write!(out, "fixed {text}").expect("a string"),
         OperandSource::Constant { text, .. } => write!(out, "view {text}").expect("a string"),
+        OperandSource::Computed(made) => {
+            let (left, right) = (render_operand(&made.left, literals), render_operand(&made.right, literals));
+            write!(out, "({left} {:?} {right})", made.op).expect("a string");
+        }
     }
     for cast in &o.casts {
         write!(out, "::{cast}").expect("a string");
@@ -374,7 +378,7 @@ fn subqueries() {
         ("SELECT * FROM (SELECT k, row_number() OVER (PARTITION BY v) FROM t) x WHERE k = 5", "t: true"),
         (
             "SELECT * FROM (SELECT k, rank() OVER w FROM t WINDOW w AS (PARTITION BY k)) x WHERE k = 5",
-            "t: true",
+            "t: k=5",
         ),
         ("SELECT * FROM t WHERE k IN (SELECT k FROM u WHERE k = 5)", "t: k=5; u: k=5"),
         ("SELECT * FROM t WHERE k IN (SELECT k FROM u) AND k = 5", "t: k=5; u: k=5"),

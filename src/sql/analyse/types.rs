@@ -35,13 +35,14 @@ pub(super) fn type_of_oid(oid: u32) -> Option<ColumnType> {
 
 /// The type that a constant has by itself. As output of a sub-select an unknown literal becomes text.
 pub(super) fn constant_type(operand: &Operand, output: bool) -> Option<ColumnType> {
-    use crate::sql::facts::OperandSource::{Constant, Fixed, Literal, Null, Param};
+    use crate::sql::facts::OperandSource::{Computed, Constant, Fixed, Literal, Null, Param};
     use crate::sql::scan::LiteralClass;
     if let Some(cast) = operand.casts.last() {
         return type_of_oid(*cast);
     }
     let class = match &operand.source {
         Literal { class, .. } | Constant { class, .. } => *class,
+        Computed(made) => return type_of_oid(made.oid),
         Fixed(_) | Param(_) | Null => return None,
     };
     match class {
