@@ -80,6 +80,8 @@ pub struct Run {
     inside: Box<[(u16, u32)]>,
     /// what the session listens with, if it does
     pub hearing: Option<Box<hearing::Hearing>>,
+    /// a message of the client's is being served: it is not idle, though nothing may be awaited
+    pub serving: bool,
     /// why the session cannot go on although its links could
     pub deaf: Option<Error>,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)

@@ -100,7 +100,11 @@ impl Run {
             }
         }
         let quiet = |p: &crate::txn::Participant| p.link_ref().outstanding == 0;
-        if self.hearing.is_some() && self.replies.is_empty() && txn.participants().iter().all(quiet) {
+        if self.hearing.is_some()
+            && !self.serving
+            && self.replies.is_empty()
+            && txn.participants().iter().all(quiet)
+        {
             self.hear(cx, txn, sink)?;
         }
         if let Poll::Ready(r) = sink.poll_flush(cx) {

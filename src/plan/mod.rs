@@ -133,6 +133,9 @@ pub enum Params<'a> {
     },
 }
 
+/// Stands for the format of a parameter whose value is an expression, in [`Params::Bound`].
+pub const UNKNOWN_VALUE: i16 = 2;
+
 /// Where a statement goes.
 #[derive(Debug, Clone)]
 pub enum Route {

@@ -892,6 +892,8 @@ pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<SessionEf
         ("lastval", E::SequenceState),
         ("setval", E::SequenceState),
         ("pg_listening_channels", E::Channels),
+        ("pg_prepared_statements", E::Statements),
+        ("pg_prepared_statement", E::Statements),
     ];
     let contains = |word: &str| memchr::memmem::find(normalized, word.as_bytes()).is_some();
     for (word, effect) in WORDS {

@@ -6,7 +6,7 @@
 //! server setting, the answer is a [`Doubt`], which narrows nothing.
 
 use super::program::KeyColumn;
-use super::{Encodings, Params};
+use super::{Encodings, Params, UNKNOWN_VALUE};
 use crate::error::{Error, SqlState};
 use crate::sql::facts::{Arithmetic, ArithmeticOp, Operand, OperandSource};
 use crate::sql::lex::string_value;
@@ -312,11 +312,16 @@ impl<'a> Inputs<'a> {
         };
         let Some(bytes) = value else { return Ok((Raw::Null, None)) };
         let declared = types.get(index).copied().filter(|t| *t != 0 && *t != oid::UNKNOWN);
-        let binary = match formats {
-            [] => false,
-            [all] => *all == 1,
-            each => each.get(index) == Some(&1),
+        let format = match formats {
+            [] => 0,
+            [all] => *all,
+            each => each.get(index).copied().unwrap_or(0),
         };
+        if format == UNKNOWN_VALUE {
+            let unread = format!("the argument of parameter ${number} is not a constant that pgweir reads");
+            return Err(Doubt::because(Error::unsupported(unread).hint("EXECUTE with a plain constant.")));
+        }
+        let binary = format == 1;
         if !binary && !self.encodings.is_plain() && !bytes.is_ascii() && !self.encodings.as_sent() {
             return Err(Doubt::because(self.encodings.refusal("the value of a shard key")));
         }

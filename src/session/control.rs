@@ -5,8 +5,8 @@ use crate::exec::reply::{Expect, Pending, Show};
 use crate::plan::{Snapshot, Template, refuse};
 use crate::session::database::PoolMode;
 use crate::session::extended;
-use crate::session::listen;
 use crate::session::run::{Enlist, Served, Session, Trouble};
+use crate::session::{listen, prepare};
 use crate::shards::ShardId;
 use crate::sql::class::{Class, Isolation, Modes, SetScope};
 use crate::sql::lex::Lexer;
@@ -38,6 +38,8 @@ pub enum Control {
     Unlisten(Option<Box<str>>),
     /// CLOSE ALL: cursors can be on any participant
     CloseAll,
+    /// kept with the session
+    Prepare(Box<str>),
     /// DEALLOCATE of a statement, or of all
     Deallocate(Option<Box<str>>),
     /// PREPARE TRANSACTION: ends the block, and a failed one as ROLLBACK does
@@ -58,7 +60,7 @@ pub fn of(
     match by_class(template, text) {
         Some(Control::Begin(_)) if mode == PoolMode::Statement => Err(no_blocks()),
         Some(control) if wide && !text.is_ascii() => match control {
-            Control::Set(Effect::Set { .. }) if shards == 1 => Ok(None),
+            Control::Set(Effect::Set { .. }) | Control::Prepare(_) if shards == 1 => Ok(None),
             _ => Err(Error::unsupported(
                 "transaction control and settings with characters beyond ASCII are served in UTF-8 only",
             )
@@ -114,6 +116,7 @@ fn by_class(template: &Template, text: &str) -> Option<Control> {
         Class::Reset(None) => Control::Set(Effect::ResetAll),
         Class::Discard(what) if what == "ALL" => Control::DiscardAll,
         Class::CloseCursor if extended::cursor_named(text).as_deref() == Some("all") => Control::CloseAll,
+        Class::Prepare(name) => Control::Prepare(name.as_str().into()),
         Class::Listen(channel) => Control::Listen(channel.as_str().into()),
         Class::Unlisten(channel) => Control::Unlisten(channel.as_deref().map(Into::into)),
         Class::Deallocate(name) => Control::Deallocate(name.as_deref().map(Into::into)),
@@ -205,6 +208,7 @@ impl Control {
             Control::Set(_) if first_word_is(text, "reset") => "RESET",
             Control::Set(_) => "SET",
             Control::DiscardAll => "DISCARD ALL",
+            Control::Prepare(_) => "PREPARE",
             Control::Listen(_) => "LISTEN",
             Control::Unlisten(_) => "UNLISTEN",
             Control::CloseAll => "CLOSE CURSOR ALL",
@@ -228,7 +232,9 @@ impl Control {
             Control::Unlisten(channel) => Effect::Unlisten(channel.clone()),
             // settings made in it stay, as with COMMIT (xact.c, PrepareTransaction)
             Control::PrepareTransaction => Effect::Commit { chain: false },
-            Control::DiscardAll | Control::CloseAll | Control::Deallocate(_) => return None,
+            Control::DiscardAll | Control::CloseAll | Control::Prepare(_) | Control::Deallocate(_) => {
+                return None;
+            }
         })
     }
 }
@@ -312,6 +318,11 @@ pub(super) async fn execute(
             if snapshot.map.shards.len() > 1 {
                 return Err(refuse::prepared_transactions().into());
             }
+            if s.txn.changes_channels() {
+                end(s, false, false, None);
+                s.drain().await?;
+                return Err(listen::cannot_be_prepared().into());
+            }
             let shard = snapshot.map.default_shard;
             s.enlist(shard, Enlist { writes: true, ..Enlist::default() }, snapshot).await?;
             main(s, shard, text, voice, control.effect());
@@ -371,6 +382,7 @@ pub(super) async fn execute(
             }
             answer(s, tag, voice);
         }
+        Control::Prepare(name) => prepare::declare(s, name, text, voice, snapshot).await?,
         Control::Listen(channel) => {
             listen::join(s, channel, text, snapshot).await?;
             listen::change(s, control, voice);
@@ -421,6 +433,7 @@ pub(super) async fn execute(
             s.txn.release(shard);
         }
         Control::Deallocate(Some(name)) => {
+            listen::tell_of_cut(s, name, text);
             if s.extended.deallocate(name) {
                 answer(s, tag, voice);
             } else if let Some(shard) = s.txn.nearest() {

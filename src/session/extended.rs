@@ -14,6 +14,7 @@ use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::listen;
 use crate::session::oids::{self, Columns};
+use crate::session::prepare;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{calls_set_config, how, merged, planned_text, rows_of};
 use crate::session::statements::{Identity, Prepared, Statements};
@@ -160,6 +161,14 @@ impl Extended {
             }
         })
     }
+    /// A statement made by PREPARE in SQL.
+    pub(super) fn keep(&mut self, name: Name, prepared: Prepared) {
+        self.statements.insert(name, prepared);
+    }
+    /// Another text for a statement that is an EXECUTE.
+    pub(super) fn prepared_mut(&mut self, name: &Name) -> Option<&mut Prepared> {
+        self.statements.get_mut(name)
+    }
     /// DISCARD ALL
     pub fn forget(&mut self) {
         self.forget_statements();
@@ -282,6 +291,14 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
         Some(wide) => wide,
         None => encoding::utf8(view.text)?,
     };
+    let executes = match wide.is_some() {
+        true => None,
+        false => prepare::parsed(s, text)?,
+    };
+    let (text, executes) = match &executes {
+        Some((text, executes)) => (text.as_str(), Some(executes)),
+        None => (text, None),
+    };
     let original = wide.is_some().then(|| view.text.into());
     let types: Box<[u32]> = view.types.iter().collect();
     let mut scan = Scan::new();
@@ -336,6 +353,8 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
         temporaries: s.reading.temporaries.clone(),
         confirmed: Arc::new(AtomicBool::new(served_here)),
         odd,
+        head: None,
+        executes: executes.cloned().map(Box::new),
     };
     s.extended.statements.insert(name.clone(), prepared);
     if served_here {
@@ -355,13 +374,17 @@ fn named_in(s: &Session, name: &[u8]) -> Result<Name> {
 }
 
 /// Number of an identity, and the name that it has on servers.
-fn named(statements: &Statements, identity: &Identity) -> (u64, Box<str>) {
+pub(super) fn named(statements: &Statements, identity: &Identity) -> (u64, Box<str>) {
     let number = statements.number(identity);
     (number, format!("pgweir_{number}").into())
 }
 
 /// The statement of a name. One whose Parse failed does not exist.
-fn statement<'a>(extended: &'a mut Extended, nothing_owed: bool, name: &[u8]) -> Option<&'a mut Prepared> {
+pub(super) fn statement<'a>(
+    extended: &'a mut Extended,
+    nothing_owed: bool,
+    name: &[u8],
+) -> Option<&'a mut Prepared> {
     let deferred = extended.deferred.iter().any(|d| d.as_slice() == name);
     let failed =
         extended.statements.get(name).is_some_and(|p| nothing_owed && !deferred && !p.is_confirmed());
@@ -387,6 +410,32 @@ fn no_portal(name: &[u8]) -> Error {
     )
 }
 
+/// Brings a statement's plan up to date.
+pub(super) fn refresh(s: &mut Session, name: &Name, snapshot: &Snapshot) {
+    let nothing_owed = s.run.is_idle();
+    let Some(prepared) = statement(&mut s.extended, nothing_owed, name) else { return };
+    if prepared.reading_version == s.reading_version && prepared.template.is_current(snapshot) {
+        return;
+    }
+    prepared.reading_version = s.reading_version;
+    if prepared.temporaries != s.reading.temporaries {
+        // Its names may mean other relations now: it is another statement to the servers.
+        prepared.temporaries = s.reading.temporaries.clone();
+        prepared.described = Described::default();
+        if prepared.server_name.is_empty() {
+            prepared.number = s.database.statements.fresh();
+        } else {
+            let (settings, version) = (s.txn.effective(), snapshot.catalog.version);
+            let identity = prepared.identity(settings.list(), s.pid, version, &s.reading.temporaries);
+            (prepared.number, prepared.server_name) = named(&s.database.statements, &identity);
+        }
+    }
+    let own = merged(&prepared.scan.hints, &s.hints);
+    let hints = own.as_ref().unwrap_or(&s.hints);
+    let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
+    prepared.template = s.database.planner.template(&statement, snapshot, &s.reading);
+}
+
 /// Brings the statement's plan up to date and routes it with the values of the Bind at the front.
 async fn routed(
     s: &mut Session,
@@ -395,39 +444,18 @@ async fn routed(
     snapshot: &Arc<Snapshot>,
 ) -> Served<(Arc<Template>, Route)> {
     let mut fetched = Fetched::default();
+    if let Some(executes) = s.extended.prepared(name).and_then(|p| p.executes.as_deref()) {
+        let execute = executes.execute.clone();
+        let routed = prepare::routed(s, &execute, snapshot).await?;
+        prepare::follow(s, name, snapshot);
+        return Ok(routed);
+    }
     loop {
-        let nothing_owed = s.run.is_idle();
-        let prepared = statement(&mut s.extended, nothing_owed, name).ok_or_else(|| no_statement(name))?;
+        refresh(s, name, snapshot);
+        let prepared = s.extended.prepared(name).ok_or_else(|| no_statement(name))?;
         prepared.check_encoding(s.reading.encodings.client)?;
         let own = merged(&prepared.scan.hints, &s.hints);
         let hints = own.as_ref().unwrap_or(&s.hints);
-        let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
-        if prepared.reading_version != s.reading_version || !prepared.template.is_current(snapshot) {
-            prepared.reading_version = s.reading_version;
-            if prepared.temporaries != s.reading.temporaries {
-                // Its names may mean other relations now: it is another statement to the servers.
-                prepared.temporaries = s.reading.temporaries.clone();
-                prepared.described = Described::default();
-                if prepared.server_name.is_empty() {
-                    prepared.number = s.database.statements.fresh();
-                } else {
-                    let settings = s.txn.effective();
-                    let identity = Identity::new(
-                        &prepared.text,
-                        &prepared.types,
-                        &prepared.scan,
-                        settings.list(),
-                        prepared.encoding,
-                        s.pid,
-                    )
-                    .after(snapshot.catalog.version)
-                    .beside(&s.reading.temporaries);
-                    (prepared.number, prepared.server_name) = named(&s.database.statements, &identity);
-                }
-            }
-            let template = s.database.planner.template(&statement, snapshot, &s.reading);
-            prepared.template = template;
-        }
         let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints };
         let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
         let types = prepared.described.parameters.get().unwrap_or(&prepared.types);
@@ -480,6 +508,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         return Err(aborted().into());
     }
     listen::fits(s, &template)?;
+    prepare::fits(&template)?;
     if matches!(route, Route::Reject(_)) {
         // What is wrong with the text is an answer to its Parse, and in a server's words; what pgweir cannot do comes after.
         send_deferred(s, None, &snapshot).await?;
@@ -558,7 +587,7 @@ fn made_by_bind(
     template: &Template,
     snapshot: &Snapshot,
 ) -> Result<Option<Box<Followed>>> {
-    let Some(prepared) = s.extended.prepared(name) else { return Ok(None) };
+    let Some(prepared) = s.extended.prepared(name).filter(|p| p.executes.is_none()) else { return Ok(None) };
     let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints: &s.hints };
     let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
     let types = prepared.described.parameters.get().unwrap_or(&prepared.types);
@@ -587,6 +616,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
             }
         };
         s.extended.joins(&mut s.txn, on);
+        ensure_target(s, on, &name)?;
         let translation = s.translation(on);
         let Some(prepared) = s.extended.statements.get(&name) else { continue };
         let Some(p) = s.txn.participant(on) else { continue };
@@ -598,7 +628,8 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         }
         let types = oids::declared(prepared, translation.as_deref())?;
         make_room(link, &mut s.run, on);
-        send_parse(link, prepared, &types);
+        frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.sent(), &types);
+        link.statements.insert(prepared.server_name.clone(), prepared.number);
         let mut pending = Pending::new(on, Expect::Parse);
         pending.parse = Some(note(prepared));
         s.run.push(pending);
@@ -607,7 +638,13 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
 }
 
 /// The route of a description: of a hinted statement, where it would run.
-fn describing(s: &Session, prepared: &Prepared, snapshot: &Snapshot) -> Route {
+pub(super) fn describing(s: &Session, prepared: &Prepared, snapshot: &Snapshot) -> Route {
+    if let Some(executes) = &prepared.executes
+        && let Some(target) = s.extended.prepared(&executes.target())
+        && target.executes.is_none()
+    {
+        return describing(s, target, snapshot);
+    }
     let own = merged(&prepared.scan.hints, &s.hints);
     let hints = own.as_ref().unwrap_or(&s.hints);
     if !hints.is_empty() {
@@ -621,7 +658,7 @@ fn describing(s: &Session, prepared: &Prepared, snapshot: &Snapshot) -> Route {
 }
 
 /// Where a statement is described: a link that is at hand, if the plan does not say otherwise.
-fn describer(s: &Session, route: Route, snapshot: &Snapshot) -> Result<ShardId> {
+pub(super) fn describer(s: &Session, route: Route, snapshot: &Snapshot) -> Result<ShardId> {
     match route {
         Route::Any | Route::Session | Route::Miss { .. } => {
             let at_hand = s.extended.group.last().copied().or_else(|| s.txn.nearest());
@@ -629,11 +666,6 @@ fn describer(s: &Session, route: Route, snapshot: &Snapshot) -> Result<ShardId> 
         }
         route => s.settle_route(route, snapshot),
     }
-}
-
-fn send_parse(link: &mut crate::backend::link::Link, prepared: &Prepared, types: &[u32]) {
-    frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.sent(), types);
-    link.statements.insert(prepared.server_name.clone(), prepared.number);
 }
 
 fn note(prepared: &Prepared) -> Box<ParseNote> {
@@ -652,7 +684,8 @@ fn make_room(link: &mut crate::backend::link::Link, run: &mut crate::exec::Run, 
 }
 
 /// Makes sure that the link has the statement.
-fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
+pub(super) fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
+    ensure_target(s, shard, name)?;
     let translation = s.translation(shard);
     let Some(prepared) = s.extended.statements.get(name) else { return Ok(()) };
     let Some(p) = s.txn.participant(shard) else { return Ok(()) };
@@ -660,13 +693,37 @@ fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
     if link.statements.get(&prepared.server_name) == Some(&prepared.number) {
         return Ok(());
     }
-    let types = oids::declared(prepared, translation.as_deref())?;
     make_room(link, &mut s.run, shard);
-    send_parse(link, prepared, &types);
-    let mut pending = Pending::swallowed(shard, Expect::Parse);
+    let expect = match &prepared.head {
+        Some(head) => {
+            let text = format!("PREPARE {}{head}{}", prepared.server_name, prepared.text);
+            link.statements.remove("");
+            crate::txn::inject(&mut link.output, &text);
+            Expect::Injected
+        }
+        None => {
+            let types = oids::declared(prepared, translation.as_deref())?;
+            frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.sent(), &types);
+            Expect::Parse
+        }
+    };
+    link.statements.insert(prepared.server_name.clone(), prepared.number);
+    let mut pending = Pending::swallowed(shard, expect);
     pending.parse = Some(note(prepared));
     s.run.push(pending);
     Ok(())
+}
+
+/// The same for what the statement executes.
+fn ensure_target(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
+    let Some(executes) = s.extended.statements.get(name).and_then(|p| p.executes.as_ref()) else {
+        return Ok(());
+    };
+    let target = executes.target();
+    match &target == name {
+        true => Err(Error::unsupported("a statement that executes itself")),
+        false => ensure(s, shard, &target),
+    }
 }
 
 async fn describe(s: &mut Session, len: usize) -> Served<()> {

@@ -113,15 +113,15 @@ pub(super) async fn may_notify(s: &mut Session, shard: ShardId) -> Served<()> {
     Ok(())
 }
 
+/// PREPARE TRANSACTION behind a LISTEN, in Postgres's words.
+pub(super) fn cannot_be_prepared() -> Error {
+    Error::unsupported("cannot PREPARE a transaction that has executed LISTEN, UNLISTEN, or NOTIFY")
+}
+
 /// Whether a statement can be sent to a server, which does not know what the session listens to.
 ///
-/// Errors: 0A000 for PREPARE TRANSACTION behind a LISTEN, as in Postgres, and for a question about channels that pgweir does not
-/// answer itself.
+/// Errors: 0A000 for a question about channels that pgweir does not answer itself.
 pub(super) fn fits(s: &Session, template: &Template) -> Result<()> {
-    if template.class == Class::PrepareTransaction && s.txn.changes_channels() {
-        let kept = "cannot PREPARE a transaction that has executed LISTEN, UNLISTEN, or NOTIFY";
-        return Err(Error::unsupported(kept));
-    }
     if template.effects.contains(&SessionEffect::Channels) && !s.txn.channels().is_empty() {
         return Err(Error::unsupported("pg_listening_channels() inside another statement")
             .hint("Send SELECT pg_listening_channels() by itself, in the simple protocol."));

@@ -43,6 +43,7 @@ pub mod database;
 mod extended;
 mod listen;
 mod oids;
+mod prepare;
 pub mod registry;
 pub mod run;
 mod simple;

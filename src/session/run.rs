@@ -302,6 +302,7 @@ impl Session {
             self.check_mode()?;
         }
         self.turn.message(tag, self.txn.in_block(), &self.entry);
+        self.run.serving = true;
         let done = match tag {
             // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server
             // ignores it, so no ReadyForQuery answers it (manual, "COPY Operations").
@@ -315,6 +316,7 @@ impl Session {
             b'X' => Err(Gone::Client),
             _ => Err(Gone::Fatal(Error::protocol(format!("invalid frontend message type {tag}")))),
         };
+        self.run.serving = false;
         self.client.input.advance(len);
         done
     }

@@ -13,10 +13,11 @@ use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::{extended, listen, oids, temporaries};
+use crate::session::{extended, listen, oids, prepare, temporaries};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
+use crate::sql::prepare::Execute;
 use crate::sql::scan::Hints;
 use crate::txn::{Begin, Block, Effect, aborted};
 use crate::wire::backend;
@@ -221,6 +222,14 @@ fn piece_bytes(s: &Session, len: usize, piece: usize) -> Result<&[u8]> {
     Ok(sent.get(place(span.start)..place(span.end)).unwrap_or(sent))
 }
 
+/// The EXECUTE that a statement of the message is, or has inside, if its text can be said again.
+fn execute_of(s: &Session, len: usize, piece: usize, template: &Template) -> Result<Option<Execute>> {
+    if s.wide.is_some() {
+        return Ok(None);
+    }
+    Ok(prepare::of(template, piece_text(s, len, piece)?, s))
+}
+
 /// What a statement of the message is to the session.
 fn control_of(
     s: &Session,
@@ -273,6 +282,13 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
         return Ok(());
     }
     listen::fits(s, &template)?;
+    prepare::fits(&template)?;
+    if let Some(execute) = execute_of(s, len, 0, &template)? {
+        let text = piece_text(s, len, 0)?.to_owned();
+        if prepare::run(s, &execute, &text, &template, Show::Forward, snapshot).await? {
+            return Ok(());
+        }
+    }
     let rows = rows_of(&route);
     let Some(shard) = settled(s, len, 0, &template, route, snapshot).await? else {
         s.run.ready();
@@ -440,7 +456,11 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         let (template, route) = planned(s, len, piece, snapshot).await?;
         match control_of(s, len, piece, &template, snapshot)? {
             Some(
-                Control::DiscardAll | Control::Deallocate(_) | Control::Listen(_) | Control::Unlisten(_),
+                Control::DiscardAll
+                | Control::Deallocate(_)
+                | Control::Prepare(_)
+                | Control::Listen(_)
+                | Control::Unlisten(_),
             ) => together = false,
             // What follows may be read differently, and an error further on takes the setting back.
             // And a server does not know the start-up packet, to which a reset goes back.
@@ -471,6 +491,8 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                     s.config_called = true;
                 }
                 listen::fits(s, &template)?;
+                prepare::fits(&template)?;
+                together &= execute_of(s, len, piece, &template)?.is_none();
                 together &= !template.touches_temporaries || piece + 1 == pieces;
                 touches |= template.touches_temporaries;
                 changes_names |= touches;
@@ -627,6 +649,16 @@ async fn statement_of_many(
         return Err(aborted().into());
     }
     listen::fits(s, &template)?;
+    prepare::fits(&template)?;
+    if let Some(execute) = execute_of(s, len, piece, &template)? {
+        let text = piece_text(s, len, piece)?.to_owned();
+        if !s.txn.in_block() {
+            s.txn.open(implicit());
+        }
+        if prepare::run(s, &execute, &text, &template, Show::WithoutReady, snapshot).await? {
+            return Ok(());
+        }
+    }
     let rows = rows_of(&route);
     let Some(shard) = settled(s, len, piece, &template, route, snapshot).await? else { return Ok(()) };
     if !s.txn.in_block() {

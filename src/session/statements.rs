@@ -9,6 +9,7 @@ use crate::catalog::oids::FIRST_OF_USERS;
 use crate::error::{Error, Result};
 use crate::exec::reply::Described;
 use crate::plan::{Template, Temporary};
+use crate::session::prepare::{Executes, Head};
 use crate::sql::scan::{LiteralClass, Scan};
 use crate::txn::settings::List;
 use crate::wire::encoding::Encoding;
@@ -146,6 +147,10 @@ pub struct Prepared {
     pub confirmed: Arc<AtomicBool>,
     /// more or fewer than one statement in the text: the server says what is wrong
     pub odd: bool,
+    /// made by PREPARE in SQL: what stood between the name and the text
+    pub head: Option<Head>,
+    /// the text is an EXECUTE, with the name that servers know
+    pub executes: Option<Box<Executes>>,
 }
 
 impl Prepared {
@@ -165,6 +170,26 @@ impl Prepared {
             now.name()
         ))
         .hint("Prepare it again."))
+    }
+
+    /// What tells it from others on servers. `session`: see [`Identity::new`].
+    pub fn identity(
+        &self,
+        settings: &List,
+        session: i32,
+        schema_version: u64,
+        beside: &[Temporary],
+    ) -> Identity {
+        let identity = |text: &str, types: &[u32]| {
+            Identity::new(text, types, &self.scan, settings, self.encoding, session)
+                .after(schema_version)
+                .beside(beside)
+        };
+        match &self.head {
+            // No text of the protocol's is like that: pgweir would have served it.
+            Some(head) => identity(&format!("PREPARE {head}{}", self.text), &[]),
+            None => identity(&self.text, &self.types),
+        }
     }
 
     pub fn is_confirmed(&self) -> bool {

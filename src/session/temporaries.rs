@@ -32,7 +32,7 @@ const PORTAL: &[u8] = b"pgweir_temporaries";
 /// What a statement of that template does to its link when it completes.
 pub(super) fn pin(template: &Template) -> Option<Effect> {
     let other = template.effects.iter().any(|e| match e {
-        SessionEffect::TemporaryTable | SessionEffect::Channels => false,
+        SessionEffect::TemporaryTable | SessionEffect::Channels | SessionEffect::Statements => false,
         SessionEffect::AdvisoryLock
         | SessionEffect::HoldCursor
         | SessionEffect::SequenceState

@@ -173,6 +173,8 @@ pub enum SessionEffect {
     Load,
     /// pg_listening_channels(): asks what the session listens to
     Channels,
+    /// pg_prepared_statements, which lists what the link has
+    Statements,
     SqlPrepare,
     /// a function may leave something that cannot be seen from here
     Lingering,

@@ -52,6 +52,7 @@ pub mod ddl;
 pub mod desugar;
 pub mod facts;
 pub mod lex;
+pub mod prepare;
 pub mod rows;
 pub mod scan;
 pub mod utility;
