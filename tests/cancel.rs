@@ -2,14 +2,11 @@
 
 mod harness;
 
-use bytes::BytesMut;
 use harness::relay::Relay;
-use harness::wire::Wire;
+use harness::wire::{Wire, ask_to_cancel, cancel, last};
 use harness::{Harness, Setup};
 use pgweir::cluster;
-use pgweir::wire::frontend;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,21 +16,6 @@ const ON_S2: &str = "/* pgweir: shard=s2 */";
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
-}
-
-/// A request, and its end: it was dealt with.
-fn cancel(port: u16, (pid, secret): &(i32, Vec<u8>)) {
-    let mut stream = ask_to_cancel(port, *pid, secret);
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "nobody answers a cancel request");
-}
-
-fn ask_to_cancel(port: u16, pid: i32, secret: &[u8]) -> TcpStream {
-    let mut out = BytesMut::new();
-    frontend::cancel_request(&mut out, pid, secret);
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream.write_all(&out).unwrap();
-    stream
 }
 
 /// Until a query on a server gives that.
@@ -48,10 +30,6 @@ fn running(text: &str) -> String {
         "SELECT count(*)::text FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{text}%' \
          AND pid <> pg_backend_pid()"
     )
-}
-
-fn last<'a>(heard: &'a [String], start: &str) -> &'a str {
-    heard.iter().rev().find(|l| l.starts_with(start)).map_or("", String::as_str)
 }
 
 /// One link to each shard, and to the second one by a detour.

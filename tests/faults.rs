@@ -2,19 +2,12 @@
 
 mod harness;
 
-use harness::wire::Wire;
+use harness::wire::{Wire, cancel, last};
 use harness::{Harness, Setup};
-use pgweir::wire::frontend;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 const ON_S1: &str = "/* pgweir: shard=s1 */";
 const ON_S2: &str = "/* pgweir: shard=s2 */";
-
-fn last<'a>(heard: &'a [String], start: &str) -> &'a str {
-    heard.iter().rev().find(|l| l.starts_with(start)).map_or("", String::as_str)
-}
 
 /// Waits until a condition on a server holds.
 async fn until(h: &Harness, shard: usize, query: &str, wanted: &str) {
@@ -116,17 +109,9 @@ async fn a_proxy_starts_without_a_shard_and_serves_the_others() {
 async fn cancel_reaches_the_running_statement_only() {
     let h = Harness::start(Setup::default()).await;
     let url = h.url();
-    let address = format!("127.0.0.1:{}", h.proxy.port);
     let mut w = Wire::connect(&url, &[]).unwrap();
     let (pid, secret) = w.key.clone().unwrap();
-    let cancel = |pid: i32, secret: &[u8]| {
-        let mut out = bytes::BytesMut::new();
-        frontend::cancel_request(&mut out, pid, secret);
-        let mut s = TcpStream::connect(&address).unwrap();
-        s.write_all(&out).unwrap();
-        // the connection is closed when the request was dealt with
-        let _ = s.read(&mut [0]);
-    };
+    let cancel = |pid: i32, secret: &[u8]| cancel(h.proxy.port, &(pid, secret.to_vec()));
     w.q(&format!("{ON_S2} SELECT 'fault-d', pg_sleep(60)")).flush();
     until(&h, 1, &running("fault-d"), "1").await;
     cancel(pid, b"no!!");

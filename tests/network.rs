@@ -3,7 +3,7 @@
 mod harness;
 
 use harness::relay::Relay;
-use harness::wire::Wire;
+use harness::wire::{Wire, last};
 use harness::{Harness, Setup};
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,6 @@ async fn behind_a_relay(settings: &[&str]) -> (Harness, Relay) {
     let relay = Relay::before(&h, 1).await;
     h.proxy.start().await.unwrap();
     (h, relay)
-}
-
-fn last<'a>(heard: &'a [String], start: &str) -> &'a str {
-    heard.iter().rev().find(|l| l.starts_with(start)).map_or("", String::as_str)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,28 +2,14 @@
 
 mod harness;
 
-use bytes::BytesMut;
-use harness::wire::Wire;
+use harness::wire::{Wire, cancel};
 use harness::{Harness, Setup, program};
 use pgweir::cluster::{self, Lifetime, Port, Proxy};
-use pgweir::wire::frontend;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
-}
-
-/// A request, and its end: it was dealt with.
-fn cancel(port: u16, (pid, secret): &(i32, Vec<u8>)) {
-    let mut out = BytesMut::new();
-    frontend::cancel_request(&mut out, *pid, secret);
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream.write_all(&out).unwrap();
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "nobody answers a cancel request");
 }
 
 /// A second process with the first one's configuration and port.

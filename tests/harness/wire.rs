@@ -21,7 +21,7 @@ pub struct Wire {
 }
 
 /// No test waits longer than this for a reply.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Wire {
     /// Logs in with a `postgres://user:password@host:port/database` URL.
@@ -267,4 +267,25 @@ pub fn describe(tag: u8, body: &[u8]) -> String {
         b'G' | b'H' | b'W' => format!("copy {} {:?}", char::from(tag), body),
         _ => format!("{}", char::from(tag)),
     }
+}
+
+/// The last line of a transcript that begins so; empty if there is none.
+pub fn last<'a>(heard: &'a [String], start: &str) -> &'a str {
+    heard.iter().rev().find(|l| l.starts_with(start)).map_or("", String::as_str)
+}
+
+/// A cancel request, and its end: it was dealt with.
+pub fn cancel(port: u16, (pid, secret): &(i32, Vec<u8>)) {
+    let mut stream = ask_to_cancel(port, *pid, secret);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "nobody answers a cancel request");
+}
+
+/// A cancel request; the connection ends when it was dealt with.
+pub fn ask_to_cancel(port: u16, pid: i32, secret: &[u8]) -> TcpStream {
+    let mut out = BytesMut::new();
+    frontend::cancel_request(&mut out, pid, secret);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&out).unwrap();
+    stream
 }
