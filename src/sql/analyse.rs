@@ -7,7 +7,7 @@
 //! - `text`: tokens get byte offsets, `rewrite` takes away what the parser does not know and routing does not need; then the
 //!   parser makes a tree. The literals that the parser saw must be those that the scanner saw.
 //! - `names`: what a name means, as Postgres looks it up: scopes, aliases, CTEs, merged columns.
-//! - `query` (WITH, set operations, VALUES), `select`, `from`, `relation` (what a name in FROM is), `expr`, `types`, `write`,
+//! - `query` (WITH, set operations, VALUES), `select`, `from`, `relation` (what a name in FROM is), `expr`, `constants`, `functions`, `types`, `write`,
 //!   `settings`, `calls` and `hidden` (calls that nobody wrote as calls): the tree becomes relations over numbered columns, and conditions. Each
 //!   expression is resolved once. Whatever is not understood says nothing (`True`), it never stops a condition
 //!   beside it from counting, and what could change the meaning of the whole is refused.
@@ -25,8 +25,10 @@
 //! chains are walked in loops, trees are neither cloned nor printed.
 
 mod calls;
+mod constants;
 mod expr;
 mod from;
+mod functions;
 mod hidden;
 mod names;
 mod pred;
@@ -295,7 +297,7 @@ fn read(
     // A type of the user's own session comes before Postgres's.
     let trusted = scope.search_path.iter().position(|s| &**s == "pg_catalog").is_none_or(|i| i == 0)
         && !hidden::redefines_comparison(scope)
-        && !scope.temporaries.iter().any(|t| expr::is_key_type(t));
+        && !scope.temporaries.iter().any(|t| constants::is_key_type(t));
     let mut resolver = Resolver {
         scope,
         text: Text::Statement { literals },
@@ -356,7 +358,7 @@ fn finish(resolver: Resolver<'_>, cursor: Option<String>) -> Facts {
 fn cond(p: &P, columns: &Range<ColId>, occurrence: &Occurrence) -> Cond {
     let index = |c: &ColId| columns.contains(c).then(|| (c - columns.start) as usize);
     let operand =
-        |i: usize, o: &Operand| expr::without_own_cast(o.clone(), occurrence.table.columns[i].type_oid);
+        |i: usize, o: &Operand| constants::without_own_cast(o.clone(), occurrence.table.columns[i].type_oid);
     match &**p {
         Pred::False => Cond::False,
         Pred::And(parts) => {

@@ -4,24 +4,24 @@
 //! Only comparisons whose meaning is the key's own equality or order are understood; every other
 //! expression is walked, for the functions and queries inside, and says nothing.
 
+use super::constants::{
+    arithmetic, array_of, array_type, breadth, comparable, computed, constant, element_of, fits, is_number,
+    is_untyped_string, type_oid, widens,
+};
 use super::names::{ColumnType, Level, TypeClass, folded};
 use super::pred::{ColId, P, Pred, Targets, always, and, never, or, project, rename};
 use super::query::{Resolver, Result, with_stack};
 use super::rel::Rel;
-use super::relation::span_of;
 use super::types::{common_type, constant_type, type_of_oid};
-use crate::sql::facts::{Arithmetic, ArithmeticOp, CmpOp, Operand, OperandSource};
+use crate::sql::facts::{CmpOp, Operand, OperandSource};
 use crate::sql::scan::LiteralClass;
 use crate::wire::values::oid;
-use smallvec::{SmallVec, smallvec};
 use sqlparser::ast::{
-    AccessExpr, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function,
-    FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, ObjectNamePart, Query,
-    Subscript, TimezoneInfo, UnaryOperator, Value, WindowFrameBound, WindowSpec, WindowType,
+    AccessExpr, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArguments, ObjectNamePart, Query, Subscript, UnaryOperator, Value,
 };
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// What a scalar expression is.
 pub(super) enum Scalar {
@@ -558,7 +558,7 @@ impl Resolver<'_> {
         Ok(scalar)
     }
 
-    fn found(&mut self, hit: Option<(ColId, u32)>) -> Scalar {
+    pub fn found(&mut self, hit: Option<(ColId, u32)>) -> Scalar {
         match hit {
             Some((id, depth)) => {
                 self.mention(id, depth);
@@ -634,136 +634,10 @@ impl Resolver<'_> {
         }
     }
 
-    fn value_query(&mut self, query: &Query, level: &Level<'_>, subs: &mut Vec<Rel>) -> Result<()> {
+    pub fn value_query(&mut self, query: &Query, level: &Level<'_>, subs: &mut Vec<Rel>) -> Result<()> {
         let output = self.query(query, Some(level), level.ctes)?;
         subs.push(output.rel);
         Ok(())
-    }
-
-    fn call(&mut self, f: &Function, level: &Level<'_>, subs: &mut Vec<Rel>) -> Result<()> {
-        let (schema, name) = self.object_name(&f.name)?;
-        let aggregate = f.over.is_none()
-            && (f.filter.is_some()
-                || !f.within_group.is_empty()
-                || self.is_aggregate(schema.as_deref(), &name));
-        if aggregate {
-            self.mentioned.push(Default::default());
-        }
-        let walked = self.arguments(f, level, subs);
-        if aggregate && let Some(mentioned) = self.mentioned.pop() {
-            // it belongs to the innermost query whose columns it mentions, to its own if it mentions none
-            let owner = mentioned.deepest.unwrap_or(u32::MAX);
-            level.aggregated.set(true);
-            for outer in level.outwards() {
-                if mentioned.unsure || outer.depth() == owner {
-                    outer.aggregated.set(true);
-                }
-            }
-        }
-        walked?;
-        if &*name == "set_config" {
-            self.makes_setting(first_argument(f));
-        }
-        self.call_of(schema.as_deref(), &name, span_of(&f.name));
-        match &f.over {
-            Some(WindowType::WindowSpec(spec)) => self.window_columns(spec, level, subs),
-            Some(WindowType::NamedWindow(name)) => {
-                level.is_partitioned(level.named_window(&folded(name)));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn arguments(&mut self, f: &Function, level: &Level<'_>, subs: &mut Vec<Rel>) -> Result<()> {
-        for list in [&f.parameters, &f.args] {
-            match list {
-                FunctionArguments::None => {}
-                FunctionArguments::Subquery(query) => self.value_query(query, level, subs)?,
-                FunctionArguments::List(list) => {
-                    for arg in &list.args {
-                        let arg = match arg {
-                            FunctionArg::Unnamed(arg)
-                            | FunctionArg::Named { arg, .. }
-                            | FunctionArg::ExprNamed { arg, .. } => arg,
-                        };
-                        match arg {
-                            FunctionArgExpr::Expr(e) => {
-                                self.scalar(e, level, subs)?;
-                            }
-                            FunctionArgExpr::Wildcard => {}
-                            FunctionArgExpr::QualifiedWildcard(_)
-                            | FunctionArgExpr::WildcardWithOptions(_) => {
-                                self.found(None);
-                            }
-                        }
-                    }
-                    for clause in &list.clauses {
-                        match clause {
-                            FunctionArgumentClause::OrderBy(list) => {
-                                for o in list {
-                                    self.scalar(&o.expr, level, subs)?;
-                                }
-                            }
-                            FunctionArgumentClause::Where(e) | FunctionArgumentClause::Limit(e) => {
-                                self.scalar(e, level, subs)?;
-                            }
-                            FunctionArgumentClause::Having(bound) => {
-                                self.scalar(&bound.1, level, subs)?;
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-            }
-        }
-        for o in &f.within_group {
-            self.scalar(&o.expr, level, subs)?;
-        }
-        if let Some(filter) = &f.filter {
-            self.scalar(filter, level, subs)?;
-        }
-        Ok(())
-    }
-
-    /// Notes the columns by which a window is partitioned: only on those may a condition pass it.
-    pub fn window_columns(
-        &mut self,
-        spec: &WindowSpec,
-        level: &Level<'_>,
-        subs: &mut Vec<Rel>,
-    ) -> Result<()> {
-        let columns = self.window_spec(spec, level, subs)?;
-        level.is_partitioned(columns);
-        Ok(())
-    }
-
-    /// The columns by which rows are partitioned.
-    pub fn window_spec(
-        &mut self,
-        spec: &WindowSpec,
-        level: &Level<'_>,
-        subs: &mut Vec<Rel>,
-    ) -> Result<HashSet<ColId>> {
-        // one that is made from another has that one's partitions, and none of its own
-        let mut columns =
-            spec.window_name.as_ref().map_or_else(HashSet::new, |w| level.named_window(&folded(w)));
-        for e in &spec.partition_by {
-            if let Scalar::Column(c) = self.scalar(e, level, subs)? {
-                columns.insert(c);
-            }
-        }
-        for o in &spec.order_by {
-            self.scalar(&o.expr, level, subs)?;
-        }
-        if let Some(frame) = &spec.window_frame {
-            for bound in std::iter::once(&frame.start_bound).chain(&frame.end_bound) {
-                if let WindowFrameBound::Preceding(Some(e)) | WindowFrameBound::Following(Some(e)) = bound {
-                    self.scalar(e, level, subs)?;
-                }
-            }
-        }
-        Ok(columns)
     }
 
     /// A type that names tables in strings hides them.
@@ -844,208 +718,6 @@ impl Comparison {
             Comparison::Ordered(CmpOp::Ge) => Comparison::Ordered(CmpOp::Le),
             other => other,
         }
-    }
-}
-
-fn constant(source: OperandSource) -> Scalar {
-    Scalar::Constant(Operand { source, negated: false, casts: SmallVec::new() })
-}
-
-fn arithmetic(op: &BinaryOperator) -> Option<ArithmeticOp> {
-    Some(match op {
-        BinaryOperator::Plus => ArithmeticOp::Plus,
-        BinaryOperator::Minus => ArithmeticOp::Minus,
-        BinaryOperator::Multiply => ArithmeticOp::Times,
-        BinaryOperator::Divide => ArithmeticOp::Divided,
-        BinaryOperator::Modulo => ArithmeticOp::Modulo,
-        _ => return None,
-    })
-}
-
-/// Two integers that are written out, or computed from such: Postgres has operators of its own for just these types.
-fn computed(op: ArithmeticOp, left: Operand, right: Operand) -> Scalar {
-    const TERMS: usize = 16;
-    let size = |o: &Operand| match &o.source {
-        OperandSource::Computed(inner) => inner.size,
-        _ => 1,
-    };
-    let size = size(&left) + size(&right);
-    match (integer_type(&left), integer_type(&right)) {
-        (Some(l), Some(r)) if size <= TERMS => {
-            let oid = if l == oid::INT8 || r == oid::INT8 { oid::INT8 } else { oid::INT4 };
-            constant(OperandSource::Computed(Arc::new(Arithmetic { op, left, right, oid, size })))
-        }
-        _ => Scalar::Other,
-    }
-}
-
-fn integer_type(o: &Operand) -> Option<u32> {
-    let known = match &o.source {
-        OperandSource::Computed(_) => true,
-        _ => matches!(source_class(o), Some(LiteralClass::Int4 | LiteralClass::Int8)),
-    };
-    let oid = constant_type(o, false)?.oid;
-    let integers = o.casts.iter().all(|cast| matches!(*cast, oid::INT4 | oid::INT8));
-    (known && integers && matches!(oid, oid::INT4 | oid::INT8)).then_some(oid)
-}
-
-fn source_class(o: &Operand) -> Option<LiteralClass> {
-    match &o.source {
-        OperandSource::Literal { class, .. } | OperandSource::Constant { class, .. } => Some(*class),
-        OperandSource::Param(_)
-        | OperandSource::Null
-        | OperandSource::Fixed(_)
-        | OperandSource::Computed(_) => None,
-    }
-}
-
-/// A string literal that has no type of its own yet.
-pub(super) fn is_untyped_string(o: &Operand) -> bool {
-    o.casts.is_empty()
-        && matches!(source_class(o), Some(LiteralClass::String | LiteralClass::Escape | LiteralClass::Dollar))
-}
-
-/// A number literal, with casts to number types only.
-fn is_number(o: &Operand) -> bool {
-    source_class(o).is_some_and(LiteralClass::is_number)
-        && o.casts
-            .iter()
-            .all(|c| type_of_oid(*c).is_some_and(|t| matches!(t.class, TypeClass::Int | TypeClass::Numeric)))
-}
-
-fn comparable(column: TypeClass, constant: TypeClass) -> bool {
-    use TypeClass::{Int, Numeric};
-    column == constant || matches!((column, constant), (Int, Numeric) | (Numeric, Int))
-}
-
-/// Whether `column <op> operand` is the column's own equality or order, exactly.
-fn fits(column: ColumnType, operand: &Operand) -> bool {
-    match (operand.casts.last(), &operand.source) {
-        (Some(cast), _) => type_of_oid(*cast).is_some_and(|t| comparable(column.class, t.class)),
-        (None, OperandSource::Param(_)) => true,
-        (None, OperandSource::Null | OperandSource::Fixed(_)) => false,
-        (None, _) => match constant_type(operand, false) {
-            Some(t) => comparable(column.class, t.class),
-            None => is_untyped_string(operand),
-        },
-    }
-}
-
-/// int2 < int4 < int8 < numeric, as Postgres prefers them.
-fn breadth(oid: u32) -> u8 {
-    match oid {
-        oid::INT2 => 0,
-        oid::INT4 => 1,
-        oid::INT8 => 2,
-        _ => 3,
-    }
-}
-
-/// Whether a column cast like this keeps its value and the meaning of comparisons with it.
-fn widens(from: ColumnType, to: ColumnType) -> bool {
-    match (from.class, to.class) {
-        (TypeClass::Int, TypeClass::Int) => {
-            from.oid == to.oid || to.oid == oid::INT8 || from.oid == oid::INT2
-        }
-        (a, b) => a == b,
-    }
-}
-
-/// OID of a built-in type that a key can be compared with; None with a type modifier.
-pub(super) fn type_oid(ty: &DataType) -> Option<u32> {
-    Some(match ty {
-        DataType::SmallInt(None) | DataType::Int2(None) => oid::INT2,
-        DataType::Int(None) | DataType::Integer(None) | DataType::Int4(None) => oid::INT4,
-        DataType::BigInt(None) | DataType::Int8(None) => oid::INT8,
-        DataType::Numeric(ExactNumberInfo::None)
-        | DataType::Decimal(ExactNumberInfo::None)
-        | DataType::Dec(ExactNumberInfo::None) => oid::NUMERIC,
-        DataType::Text => oid::TEXT,
-        DataType::Varchar(None) | DataType::CharacterVarying(None) | DataType::CharVarying(None) => {
-            oid::VARCHAR
-        }
-        DataType::Uuid => oid::UUID,
-        DataType::Date => oid::DATE,
-        DataType::Timestamp(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => oid::TIMESTAMP,
-        DataType::Timestamp(None, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => oid::TIMESTAMPTZ,
-        DataType::Bytea => oid::BYTEA,
-        DataType::Custom(name, modifiers) if modifiers.is_empty() => {
-            let parts: Vec<Rc<str>> = name
-                .0
-                .iter()
-                .map(|p| match p {
-                    ObjectNamePart::Identifier(i) => folded(i),
-                    ObjectNamePart::Function(_) => "".into(),
-                })
-                .collect();
-            let base = match parts.as_slice() {
-                [name] => name,
-                [schema, name] if **schema == *"pg_catalog" => name,
-                _ => return None,
-            };
-            KEY_TYPES.iter().find(|(name, _)| *name == &**base)?.1
-        }
-        _ => return None,
-    })
-}
-
-const KEY_TYPES: [(&str, u32); 11] = [
-    ("int2", oid::INT2),
-    ("int4", oid::INT4),
-    ("int8", oid::INT8),
-    ("numeric", oid::NUMERIC),
-    ("text", oid::TEXT),
-    ("varchar", oid::VARCHAR),
-    ("uuid", oid::UUID),
-    ("date", oid::DATE),
-    ("timestamp", oid::TIMESTAMP),
-    ("timestamptz", oid::TIMESTAMPTZ),
-    ("bytea", oid::BYTEA),
-];
-
-/// Whether Postgres has a type of that name which a key can be of.
-pub(super) fn is_key_type(name: &str) -> bool {
-    KEY_TYPES.iter().any(|(known, _)| *known == name)
-}
-
-fn array_type(ty: &DataType) -> Option<u32> {
-    match ty {
-        DataType::Array(
-            ArrayElemTypeDef::SquareBracket(inner, _) | ArrayElemTypeDef::Qualified(inner, _),
-        ) => type_oid(inner).and_then(array_of),
-        _ => None,
-    }
-}
-
-const ARRAYS: [(u32, u32); 11] = [
-    (oid::INT2, oid::INT2_ARRAY),
-    (oid::INT4, oid::INT4_ARRAY),
-    (oid::INT8, oid::INT8_ARRAY),
-    (oid::NUMERIC, oid::NUMERIC_ARRAY),
-    (oid::TEXT, oid::TEXT_ARRAY),
-    (oid::VARCHAR, oid::VARCHAR_ARRAY),
-    (oid::UUID, oid::UUID_ARRAY),
-    (oid::DATE, oid::DATE_ARRAY),
-    (oid::TIMESTAMP, oid::TIMESTAMP_ARRAY),
-    (oid::TIMESTAMPTZ, oid::TIMESTAMPTZ_ARRAY),
-    (oid::BYTEA, oid::BYTEA_ARRAY),
-];
-
-pub(super) fn array_of(element: u32) -> Option<u32> {
-    ARRAYS.iter().find(|(e, _)| *e == element).map(|(_, a)| *a)
-}
-
-fn element_of(array: u32) -> Option<u32> {
-    ARRAYS.iter().find(|(_, a)| *a == array).map(|(e, _)| *e)
-}
-
-fn first_argument(f: &Function) -> Option<&Expr> {
-    match &f.args {
-        FunctionArguments::List(list) => match list.args.first() {
-            Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(e))) => Some(peel(e)),
-            _ => None,
-        },
-        _ => None,
     }
 }
 
@@ -1140,27 +812,4 @@ fn children(e: &Expr) -> Option<Vec<&Expr>> {
         Expr::Interval(interval) => vec![&interval.value],
         _ => return None,
     })
-}
-
-/// An operand for tests and DML: a bare cast chain.
-pub(super) fn null() -> Operand {
-    Operand { source: OperandSource::Null, negated: false, casts: smallvec![] }
-}
-
-/// A fixed text, as a view's literal has it.
-pub(super) fn without_own_cast(mut operand: Operand, column_oid: u32) -> Operand {
-    let own = Some(column_oid);
-    let redundant = match operand.casts.as_slice() {
-        [only] => Some(*only) == own || Some(*only) == array_of(column_oid),
-        _ => false,
-    };
-    if redundant
-        && matches!(
-            source_class(&operand),
-            Some(LiteralClass::String | LiteralClass::Escape | LiteralClass::Dollar)
-        )
-    {
-        operand.casts.clear();
-    }
-    operand
 }

@@ -1,6 +1,7 @@
 //! Statements that do nothing but call set_config(): those a session can follow as it follows SET.
 
-use super::expr::{peel, type_oid};
+use super::constants::type_oid;
+use super::expr::peel;
 use super::query::Resolver;
 use crate::sql::facts::{MadeSetting, Operand, OperandSource, SessionEffect, Switch};
 use crate::sql::scan::LiteralClass;

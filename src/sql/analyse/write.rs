@@ -1,7 +1,8 @@
 //! INSERT, UPDATE, DELETE and MERGE: which rows they write, with which key values.
 
 use super::NotUnderstood;
-use super::expr::{Scalar, null};
+use super::constants::null;
+use super::expr::Scalar;
 use super::names::{CteNames, Field, Level, Names, Relation, folded};
 use super::pred::{ColId, P, Pred, Targets, always, and, or, project, rename};
 use super::query::{Item, Output, OutputField, Resolver, Result};
