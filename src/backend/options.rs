@@ -19,6 +19,9 @@ crate::options! {
         /// Links that one shard may have at most, those of all users together; pgweir's own are not counted. An idle link of
         /// another user ends when somebody waits. 0: no limit.
         max_db_connections: usize = 0,
+        /// Links of one shard and user that sessions may keep for what lives in a server session (temporary tables, advisory locks,
+        /// cursors WITH HOLD ...); a statement that would keep one more is refused with 53400. 0: no limit. SHOW PINS tells them.
+        max_pinned_links: usize = 0,
         /// A link that was idle for longer is asked, with an empty query, before it is lent; one that does not answer is
         /// replaced. 0: never asked.
         server_check_delay: Duration = Duration::from_secs(30),

@@ -4,7 +4,7 @@ mod attempt;
 mod lease;
 
 use attempt::Attempt;
-pub use lease::Lease;
+pub use lease::{Kept, Lease};
 
 pub use crate::backend::backends::Backends;
 use crate::backend::cancel::CancelTarget;
@@ -19,6 +19,7 @@ use crate::shards::ShardId;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
@@ -45,6 +46,8 @@ pub struct Pool {
     runtime: Handle,
     /// caps over several pools; `None`: pgweir's own links, which are not counted
     share: Option<Share>,
+    /// links that sessions keep
+    kept: Arc<AtomicUsize>,
     state: Mutex<State>,
     /// a pause has ended
     resumed: Notify,
@@ -135,6 +138,8 @@ pub struct PoolStats {
     pub waiting: usize,
     /// how long the first in the queue has waited
     pub longest_wait: Duration,
+    /// of those in use, how many sessions keep
+    pub pinned: usize,
     pub paused: bool,
     /// why the last attempt to open a link failed, if none has succeeded since
     pub last_error: Option<String>,
@@ -194,6 +199,7 @@ impl Pool {
             credentials,
             runtime,
             share,
+            kept: Arc::default(),
             state: Mutex::default(),
             resumed: Notify::new(),
             ended: Notify::new(),
@@ -383,6 +389,7 @@ impl Pool {
             connecting: state.connecting,
             waiting: state.waiting(usize::MAX),
             longest_wait: state.waiters.front().map_or(Duration::ZERO, |w| w.since.elapsed()),
+            pinned: self.kept.load(Ordering::Relaxed),
             paused: state.paused,
             last_error: state.last_error.as_ref().map(|e| e.message().to_owned()),
         }
@@ -743,6 +750,8 @@ impl Pool {
         );
         if let Some(why) = &stats.last_error {
             error = error.detail(format!("The last attempt to open one failed: {why}"));
+        } else if stats.pinned > 0 {
+            error = error.detail(format!("Sessions keep {} of them: see SHOW PINS.", stats.pinned));
         }
         error
             .hint(

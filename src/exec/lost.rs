@@ -56,7 +56,7 @@ impl Run {
                             }
                         }
                         // what stands behind it tells the client
-                        Expect::Injected | Expect::Temporaries { .. } => {}
+                        Expect::Injected | Expect::Holdings { .. } => {}
                         Expect::Parse
                         | Expect::Bind
                         | Expect::DescribeStatement

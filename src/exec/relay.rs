@@ -3,11 +3,11 @@
 //! Frames that follow one another and that the client is to see leave in one write, from the link's own buffer.
 
 use super::lost::lost_error;
-use super::reply::{Expect, Pending, Reply, Show};
+use super::reply::{Expect, Holdings, Pending, Reply, Show};
 use super::{Body, Run, Sink};
 use crate::error::Error;
 use crate::shards::ShardId;
-use crate::txn::{Effect, TemporaryRelation, Txn};
+use crate::txn::{Effect, Pins, TemporaryRelation, Txn};
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::frame::{self, Limits};
 use crate::wire::frontend;
@@ -174,7 +174,7 @@ impl Run {
                 }
             };
             let rewritten = header.tag == b'D' && self.is_rewritten();
-            let looked_at = rewritten || matches!(head.expect, Expect::Temporaries { .. });
+            let looked_at = rewritten || matches!(head.expect, Expect::Holdings { .. });
             if matches!(header.tag, b'D' | b'd') && !looked_at {
                 let rows_expected = matches!(head.expect, Expect::Query | Expect::Execute | Expect::Injected);
                 if !rows_expected {
@@ -297,22 +297,18 @@ impl Run {
                 self.replies.pop_front();
                 seen
             }
-            (Expect::Injected | Expect::Temporaries { .. }, b'1' | b'2') => Verdict::Drop,
-            (Expect::Temporaries { .. }, b'C') => Verdict::Drop,
-            (Expect::Temporaries { .. }, b'D') => match temporary(body) {
-                Ok(Some(relation)) => {
-                    head.temporaries.0.push(relation);
-                    Verdict::Drop
-                }
-                Ok(None) => {
-                    head.temporaries.1 = true;
-                    Verdict::Drop
-                }
+            (Expect::Injected | Expect::Holdings { .. }, b'1' | b'2') => Verdict::Drop,
+            (Expect::Holdings { .. }, b'C') => Verdict::Drop,
+            (Expect::Holdings { .. }, b'D') => match holding(body, &mut head.holdings) {
+                Ok(()) => Verdict::Drop,
                 Err(e) => Verdict::Nonsense(e),
             },
-            (Expect::Temporaries { lasting }, b'3') => {
-                let (relations, other) = std::mem::take(&mut head.temporaries);
-                txn.learned_temporaries(from, relations, lasting && !other);
+            (Expect::Holdings { lasting, asked }, b'3') => {
+                let Holdings { relations, others, pins } = std::mem::take(&mut head.holdings);
+                if asked.contains(Pins::TEMPORARIES) {
+                    txn.learned_temporaries(from, relations, lasting && !others);
+                }
+                txn.learned_pins(from, asked - Pins::TEMPORARIES, pins);
                 self.replies.pop_front();
                 Verdict::Drop
             }
@@ -460,7 +456,7 @@ impl Run {
         match head.expect {
             Expect::Query | Expect::Sync => {}
             Expect::Injected
-            | Expect::Temporaries { .. }
+            | Expect::Holdings { .. }
             | Expect::Parse
             | Expect::Bind
             | Expect::DescribeStatement
@@ -598,13 +594,21 @@ fn heard_on_link(from: ShardId, txn: &mut Txn) -> bool {
     p.link_ref().pinned
 }
 
-/// A row of an answer: the relation's name, and its kind as `pg_class.relkind`. None: something else is there.
-fn temporary(body: &[u8]) -> Result<Option<TemporaryRelation>, Error> {
+/// A row of an answer: the relation's name, and its kind as `pg_class.relkind`; or no name, and what else there is.
+fn holding(body: &[u8], holdings: &mut Holdings) -> Result<(), Error> {
     let row = backend::DataRow::parse(body)?;
     let mut values = row.iter();
-    let (Some(Some(name)), Some(kind)) = (values.next(), values.next()) else { return Ok(None) };
-    let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
-    Ok(Some(TemporaryRelation { name: name.into(), view: kind == Some(b"v") }))
+    let (name, kind) = (values.next().flatten(), values.next().flatten());
+    match (name.map(std::str::from_utf8), kind) {
+        (Some(Ok(name)), kind) => {
+            holdings.relations.push(TemporaryRelation { name: name.into(), view: kind == Some(b"v") });
+        }
+        (None, Some(b"lock")) => holdings.pins |= Pins::LOCKS,
+        (None, Some(b"cursor")) => holdings.pins |= Pins::CURSORS,
+        (None, Some(b"prepared")) => holdings.pins |= Pins::PREPARED,
+        (Some(Err(_)), _) | (None, _) => holdings.others = true,
+    }
+    Ok(())
 }
 
 fn complete(effect: Option<Effect>, body: &[u8], from: ShardId, txn: &mut Txn) {

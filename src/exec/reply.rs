@@ -2,7 +2,7 @@
 
 use crate::error::{Error, SqlState};
 use crate::shards::ShardId;
-use crate::txn::{Effect, TemporaryRelation};
+use crate::txn::{Effect, Pins, TemporaryRelation};
 use crate::wire::backend::ErrorFields;
 use bytes::BytesMut;
 use smallvec::SmallVec;
@@ -37,10 +37,19 @@ pub struct Pending {
     pub copy: Option<Box<CopyNote>>,
     /// of a description: filled with the statement's types
     pub described: Option<Described>,
-    /// of [`Expect::Temporaries`]: what was told so far, and whether there is more than relations
-    pub temporaries: (Vec<TemporaryRelation>, bool),
+    /// of [`Expect::Holdings`]: what was told so far
+    pub holdings: Holdings,
     /// of a portal whose rows may hold object ids that clients do not know: filled by its description, used by Execute
     pub inside: Option<Inside>,
+}
+
+/// What a server session holds of its client.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    pub relations: Vec<TemporaryRelation>,
+    /// there is more than relations in the temporary schema
+    pub others: bool,
+    pub pins: Pins,
 }
 
 /// What servers have told of a statement, in types that clients know.
@@ -89,10 +98,11 @@ pub enum Expect {
     Query,
     /// Parse, Bind and Execute of a statement that pgweir put in front
     Injected,
-    /// the same for a question about temporary relations: rows of name and kind
-    Temporaries {
+    /// the same for a question about what the server session holds: rows of name and kind
+    Holdings {
         /// asked outside any transaction: no rollback can change the answer
         lasting: bool,
+        asked: Pins,
     },
     Parse,
     Bind,
@@ -129,7 +139,7 @@ impl Pending {
             parse: None,
             copy: None,
             described: None,
-            temporaries: Default::default(),
+            holdings: Holdings::default(),
             inside: None,
         }
     }

@@ -550,7 +550,8 @@ fn functions(out: &mut Tables, class: &Class, facts: &Facts, statement: &Stateme
     if facts.makes_settings && !followed {
         out.refuse(refuse::set_config());
     }
-    if facts.effects.contains(&SessionEffect::AdvisoryLock) {
+    if facts.effects.iter().any(|e| matches!(e, SessionEffect::AdvisoryLock | SessionEffect::TransactionLock))
+    {
         // A lock excludes others only if all ask the same server.
         out.pin(map.default_shard, "the advisory lock".into());
     }
@@ -885,6 +886,7 @@ pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<SessionEf
     }
     const WORDS: &[(&str, E)] = &[
         ("pg_advisory_lock", E::AdvisoryLock),
+        ("pg_advisory_unlock", E::AdvisoryLock),
         ("pg_try_advisory_lock", E::AdvisoryLock),
         ("set_config", E::SetConfig),
         ("nextval", E::SequenceState),

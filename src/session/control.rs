@@ -10,7 +10,7 @@ use crate::session::{listen, prepare};
 use crate::shards::ShardId;
 use crate::sql::class::{Class, Isolation, Modes, SetScope};
 use crate::sql::lex::Lexer;
-use crate::txn::{Begin, Block, Effect, aborted, inject};
+use crate::txn::{Begin, Block, Effect, Pins, aborted, inject};
 use crate::wire::backend::{self, Level};
 use crate::wire::frontend;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub enum Control {
     Listen(Box<str>),
     /// `None`: all channels
     Unlisten(Option<Box<str>>),
+    /// on every participant: each has sequences of its own
+    DiscardSequences,
     /// CLOSE ALL: cursors can be on any participant
     CloseAll,
     /// kept with the session
@@ -115,6 +117,7 @@ fn by_class(template: &Template, text: &str) -> Option<Control> {
         }
         Class::Reset(None) => Control::Set(Effect::ResetAll),
         Class::Discard(what) if what == "ALL" => Control::DiscardAll,
+        Class::Discard(what) if what == "SEQUENCES" => Control::DiscardSequences,
         Class::CloseCursor if extended::cursor_named(text).as_deref() == Some("all") => Control::CloseAll,
         Class::Prepare(name) => Control::Prepare(name.as_str().into()),
         Class::Listen(channel) => Control::Listen(channel.as_str().into()),
@@ -211,6 +214,7 @@ impl Control {
             Control::Prepare(_) => "PREPARE",
             Control::Listen(_) => "LISTEN",
             Control::Unlisten(_) => "UNLISTEN",
+            Control::DiscardSequences => "DISCARD SEQUENCES",
             Control::CloseAll => "CLOSE CURSOR ALL",
             Control::Deallocate(None) => "DEALLOCATE ALL",
             Control::Deallocate(Some(_)) => "DEALLOCATE",
@@ -232,7 +236,11 @@ impl Control {
             Control::Unlisten(channel) => Effect::Unlisten(channel.clone()),
             // settings made in it stay, as with COMMIT (xact.c, PrepareTransaction)
             Control::PrepareTransaction => Effect::Commit { chain: false },
-            Control::DiscardAll | Control::CloseAll | Control::Prepare(_) | Control::Deallocate(_) => {
+            Control::DiscardAll
+            | Control::DiscardSequences
+            | Control::CloseAll
+            | Control::Prepare(_)
+            | Control::Deallocate(_) => {
                 return None;
             }
         })
@@ -395,14 +403,29 @@ pub(super) async fn execute(
             listen::change(s, control, voice);
             answer(s, tag, voice);
         }
-        Control::CloseAll => {
-            s.extended.closed(None);
+        Control::CloseAll | Control::DiscardSequences => {
+            let sequences = *control == Control::DiscardSequences;
+            if !sequences {
+                s.extended.closed(None);
+                s.txn.doubt(Pins::CURSORS);
+            }
+            let errors = s.run.errors;
             let held = s.txn.shards();
             match held.split_first() {
                 None => answer(s, tag, voice),
                 Some((first, others)) => {
                     others.iter().for_each(|shard| aside(s, *shard, text, voice));
                     main(s, *first, text, voice, None);
+                }
+            }
+            if sequences {
+                s.drain().await?;
+                if s.run.errors == errors {
+                    // no rollback brings them back
+                    s.txn.unpin(Pins::SEQUENCES);
+                    for shard in s.txn.shards() {
+                        s.txn.release(shard);
+                    }
                 }
             }
         }
@@ -433,6 +456,7 @@ pub(super) async fn execute(
             s.txn.release(shard);
         }
         Control::Deallocate(Some(name)) => {
+            s.txn.doubt(Pins::PREPARED);
             listen::tell_of_cut(s, name, text);
             if s.extended.deallocate(name) {
                 answer(s, tag, voice);
@@ -445,6 +469,7 @@ pub(super) async fn execute(
             }
         }
         Control::Deallocate(None) => {
+            s.txn.doubt(Pins::PREPARED);
             s.extended.forget_statements();
             for shard in s.txn.shards() {
                 if let Some(p) = s.txn.participant(shard) {

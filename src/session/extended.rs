@@ -12,13 +12,13 @@ use crate::session::config::{self, Followed};
 use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
+use crate::session::holdings;
 use crate::session::listen;
 use crate::session::oids::{self, Columns};
 use crate::session::prepare;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{calls_set_config, how, merged, planned_text, rows_of};
 use crate::session::statements::{Identity, Prepared, Statements};
-use crate::session::temporaries;
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::lex::Lexer;
@@ -870,7 +870,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
             }
             let mut pending = Pending::new(shard, Expect::Execute)
                 .writes(!template.read_only)
-                .effect(temporaries::pin(&template));
+                .effect(holdings::effect(&template));
             pending.inside = columns.map(|c| c.inside);
             if let Some(plan) = rows {
                 s.drain().await?;
@@ -880,7 +880,7 @@ async fn execute(s: &mut Session, len: usize) -> Served<()> {
                 copy::begin(s, &plan, &mut pending, &snapshot, true);
             }
             to_portal(s, shard, len, &name, pending).await?;
-            temporaries::sent(&mut s.txn, &template, shard);
+            holdings::sent(&mut s.txn, &template, shard);
             s.extended.declared(&template, shard);
             if calls_set_config(&template) {
                 s.barrier = true;

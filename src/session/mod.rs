@@ -22,7 +22,7 @@
 //!   ([`oids`], [`catalog::oids`](crate::catalog::oids)), and nothing is sent to a shard whose ids have not been read.
 //!
 //! - Temporary relations hide others of the same name. What a session has of them is asked of the server whenever it
-//!   may have changed ([`temporaries`]), and the planner reads names with it; the link is held as long as it has any.
+//!   may have changed ([`holdings`]), and the planner reads names with it; the link is held as long as it has any.
 //!   A session whose link goes with such state ends, because its names would mean other tables.
 //! - LISTEN keeps no link: pgweir listens for all sessions ([`backend::listener`](crate::backend::listener)), and a session hears
 //!   what it has asked for between its transactions ([`exec::hearing`](crate::exec::hearing)).
@@ -41,6 +41,7 @@ mod control;
 mod copy;
 pub mod database;
 mod extended;
+mod holdings;
 mod listen;
 mod oids;
 mod prepare;
@@ -49,7 +50,7 @@ pub mod run;
 mod simple;
 pub mod startup;
 mod statements;
-mod temporaries;
+
 pub mod tls;
 mod turn;
 

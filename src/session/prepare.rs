@@ -10,11 +10,11 @@ use crate::plan::{Params, Route, Snapshot, Statement, Template, UNKNOWN_VALUE};
 use crate::session::control::{self, Voice};
 use crate::session::database::Fetched;
 use crate::session::extended::{self, Name};
+use crate::session::holdings;
 use crate::session::listen;
 use crate::session::run::{Enlist, Served, Session};
 use crate::session::simple::{calls_set_config, how, merged};
 use crate::session::statements::Prepared;
-use crate::session::temporaries;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
 use crate::sql::prepare::{self, Argument, Execute, Inside, OTHER_TYPE};
@@ -224,8 +224,8 @@ pub(super) async fn run(
     let pending = Pending::new(shard, Expect::Query)
         .show(show)
         .writes(!template.read_only || definition)
-        .effect(temporaries::pin(pinning));
-    temporaries::sent(&mut s.txn, pinning, shard);
+        .effect(holdings::effect(pinning));
+    holdings::sent(&mut s.txn, pinning, shard);
     control::send_text(s, shard, sent.as_bytes(), pending);
     if calls_set_config(&template) {
         s.config_called = true;

@@ -2,6 +2,7 @@
 
 use crate::backend::cancel::{CancelTarget, Cancelable};
 use crate::backend::pool::Backends;
+use crate::txn::Pins;
 use dashmap::DashMap;
 use smallvec::SmallVec;
 use std::collections::HashMap;
@@ -41,6 +42,8 @@ pub struct Entry {
     requested: AtomicU64,
     waits: AtomicU64,
     pins: Mutex<Vec<Pin>>,
+    /// there are some
+    pinned: AtomicBool,
     /// the servers of the session's database, once it has one
     backends: OnceLock<Arc<Backends>>,
     /// links that run something for the session now
@@ -68,6 +71,8 @@ pub struct Pin {
     pub shard: Arc<str>,
     pub reason: &'static str,
     pub since: SystemTime,
+    /// the link
+    target: Arc<CancelTarget>,
 }
 
 /// What a session has done. Written by the session alone, read by whoever asks: no read-modify-write, no shared cache line.
@@ -175,6 +180,7 @@ impl Registry {
                 requested: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
                 pins: Mutex::default(),
+                pinned: AtomicBool::new(false),
                 backends: OnceLock::new(),
                 running: Mutex::default(),
                 canceled: Notify::new(),
@@ -267,8 +273,17 @@ impl Entry {
         lock(&self.pins).clone()
     }
 
-    pub fn set_pins(&self, pins: Vec<Pin>) {
-        *lock(&self.pins) = pins;
+    /// Why it keeps a link, from now on.
+    fn keeps(&self, target: &Arc<CancelTarget>, shard: &Arc<str>, pins: Pins) {
+        let mut all = lock(&self.pins);
+        all.retain(|p| !Arc::ptr_eq(&p.target, target) || pins.words().any(|word| word == p.reason));
+        for reason in pins.words() {
+            if !all.iter().any(|p| Arc::ptr_eq(&p.target, target) && p.reason == reason) {
+                let since = SystemTime::now();
+                all.push(Pin { shard: shard.clone(), reason, since, target: target.clone() });
+            }
+        }
+        self.pinned.store(!all.is_empty(), Ordering::Relaxed);
     }
 
     pub fn secret(&self) -> &[u8] {
@@ -320,11 +335,18 @@ impl crate::txn::Running for Watch {
         }
         self.entry.waits(yes);
     }
+    fn keeps(&self, target: &Arc<CancelTarget>, shard: &Arc<str>, pins: Pins) {
+        self.entry.keeps(target, shard, pins);
+    }
     fn canceled(&self) -> &Notify {
         &self.entry.canceled
     }
     fn ends(&self, target: &Arc<CancelTarget>) {
         let mut running = lock(&self.entry.running);
         running.retain(|link| !link.is_of(target));
+        drop(running);
+        if self.entry.pinned.load(Ordering::Relaxed) {
+            lock(&self.entry.pins).retain(|p| !Arc::ptr_eq(&p.target, target));
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::session::database::{Database, PoolMode};
 use crate::session::extended::Extended;
 use crate::session::registry::{Entry, Registration, Watch};
 use crate::session::turn::Turn;
-use crate::session::{Greeted, Shutdown, control, copy, extended, listen, simple, temporaries};
+use crate::session::{Greeted, Shutdown, control, copy, extended, holdings, listen, simple};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
 use crate::txn::{Block, Effect, Txn, aborted};
@@ -220,8 +220,8 @@ impl Session {
     }
 
     async fn message(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
-        if self.txn.may_have_temporaries() && self.run.copy_in.is_none() {
-            temporaries::learn(self).await?;
+        if (self.txn.may_have_temporaries() || self.txn.is_in_doubt()) && self.run.copy_in.is_none() {
+            holdings::learn(self).await?;
         }
         let may_change = self.barrier || self.reading_of.settings != self.txn.settings_version();
         if self.run.hearing.is_some() && may_change && self.run.copy_in.is_none() {
@@ -553,7 +553,7 @@ impl Session {
         let encodings = Encodings { client, server: self.reading_of.server_encoding };
         self.reading_version += 1;
         self.reading = self.baseline.reading_with(&self.user, &effective, &self.client, encodings);
-        self.reading.temporaries = temporaries::of(&self.txn);
+        self.reading.temporaries = holdings::of(&self.txn);
         self.hints = baseline::hints(&effective);
         self.txn.set_default_one_snapshot(self.baseline.one_snapshot(&effective));
     }
@@ -638,6 +638,12 @@ impl Session {
         self.txn.admit(shard, how.writes, how.reads, |s| snapshot.map.shard(s).name.to_string())?;
         let deadline = Instant::now() + self.database.options().checkout_timeout;
         self.txn.lease(shard, deadline).await?;
+        if how.keeps
+            && let Err(e) = self.txn.may_keep(shard)
+        {
+            self.txn.release(shard);
+            return Err(e.into());
+        }
         if let Err(e) = self.know_ids(shard, snapshot).await {
             self.txn.release(shard);
             return Err(e.into());
@@ -699,6 +705,8 @@ pub(super) struct Enlist {
     pub asks: bool,
     /// must not stand behind other statements without a Sync between
     pub apart: bool,
+    /// the session may have to keep the link
+    pub keeps: bool,
 }
 
 /// Errors of serving one message: the client's to see, or the end.

@@ -13,13 +13,13 @@ use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::{extended, listen, oids, prepare, temporaries};
+use crate::session::{extended, holdings, listen, oids, prepare};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
 use crate::sql::prepare::Execute;
 use crate::sql::scan::Hints;
-use crate::txn::{Begin, Block, Effect, aborted};
+use crate::txn::{Begin, Block, Effect, Pins, aborted};
 use crate::wire::backend;
 use crate::wire::encoding::{self, Encoding};
 use crate::wire::frame::HEADER;
@@ -136,8 +136,9 @@ async fn serve(s: &mut Session, len: usize) -> Served<()> {
 async fn unread(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
     let shard = snapshot.map.default_shard;
     s.drain().await?;
-    s.enlist(shard, Enlist { writes: true, apart: true, ..Enlist::default() }, snapshot).await?;
-    forward(s, shard, len, Pending::new(shard, Expect::Query).writes(true).effect(Some(Effect::Pin)));
+    s.enlist(shard, Enlist { writes: true, apart: true, keeps: true, ..Enlist::default() }, snapshot).await?;
+    s.txn.pin(shard, Pins::UNREAD);
+    forward(s, shard, len, Pending::new(shard, Expect::Query).writes(true));
     s.barrier = true;
     s.drive(Until::CopyStarted).await?;
     Ok(())
@@ -299,9 +300,9 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.
     s.barrier |= s.enlist(shard, how(&template, rows.is_some()), snapshot).await? > 0;
     s.extended.declared(&template, shard);
-    temporaries::sent(&mut s.txn, &template, shard);
+    holdings::sent(&mut s.txn, &template, shard);
     let mut pending =
-        Pending::new(shard, Expect::Query).writes(!template.read_only).effect(temporaries::pin(&template));
+        Pending::new(shard, Expect::Query).writes(!template.read_only).effect(holdings::effect(&template));
     if let Some(plan) = rows {
         copy::begin(s, &plan, &mut pending, snapshot, false);
     }
@@ -389,6 +390,8 @@ pub(super) fn how(template: &Template, asks: bool) -> Enlist {
         describe_only: false,
         asks,
         apart,
+        // Procedural code seldom leaves anything: it is not refused for what it could do.
+        keeps: !matches!(template.class, Class::Do | Class::Call) && !holdings::pins(template).is_empty(),
     }
 }
 
@@ -448,6 +451,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let mut shard: Option<ShardId> = None;
     let mut together = !s.txn.failed();
     let (mut writes, mut reads, mut apart, mut schema, mut code) = (false, false, false, false, false);
+    let (mut pins, mut keeps) = (Pins::NONE, false);
     // Names of later statements mean what they mean once the temporary relations are known.
     let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
     let mut copies: Vec<(usize, Arc<Template>)> = Vec::new();
@@ -459,6 +463,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 Control::DiscardAll
                 | Control::Deallocate(_)
                 | Control::Prepare(_)
+                | Control::DiscardSequences
                 | Control::Listen(_)
                 | Control::Unlisten(_),
             ) => together = false,
@@ -496,7 +501,13 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 together &= !template.touches_temporaries || piece + 1 == pieces;
                 touches |= template.touches_temporaries;
                 changes_names |= touches;
-                effects.push(temporaries::pin(&template).unwrap_or(Effect::Nothing));
+                let effect = holdings::effect(&template);
+                pins |= holdings::pins(&template);
+                if let Some(Effect::Pin(later)) = &effect {
+                    pins -= *later;
+                }
+                keeps |= how(&template, false).keeps;
+                effects.push(effect.unwrap_or(Effect::Nothing));
                 // where it is declared is noted statement by statement
                 together &= !matches!(template.class, Class::DeclareCursor { .. } | Class::CloseCursor);
                 let how = how(&template, false);
@@ -540,7 +551,8 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         for (piece, template) in &copies {
             copy_fits(s, len, *piece, template, shard, snapshot).await?;
         }
-        s.enlist(shard, Enlist { writes, reads, apart, ..Enlist::default() }, snapshot).await?;
+        s.enlist(shard, Enlist { writes, reads, apart, keeps, ..Enlist::default() }, snapshot).await?;
+        s.txn.pin(shard, pins);
         if touches {
             s.txn.touches_temporaries(shard);
         }
@@ -608,7 +620,7 @@ async fn statement_of_many(
     began_as: (Encoding, bool),
 ) -> Served<()> {
     if s.txn.may_have_temporaries() {
-        temporaries::learn(s).await?;
+        holdings::learn(s).await?;
     }
     // the statement before may have set, or ended, what this one is read under
     s.refresh()?;
@@ -668,11 +680,11 @@ async fn statement_of_many(
     copy_fits(s, len, piece, &template, shard, snapshot).await?;
     s.enlist(shard, how(&template, rows.is_some()), snapshot).await?;
     s.extended.declared(&template, shard);
-    temporaries::sent(&mut s.txn, &template, shard);
+    holdings::sent(&mut s.txn, &template, shard);
     let mut pending = Pending::new(shard, Expect::Query)
         .show(Show::WithoutReady)
         .writes(!template.read_only)
-        .effect(temporaries::pin(&template));
+        .effect(holdings::effect(&template));
     if let Some(plan) = rows {
         copy::begin(s, &plan, &mut pending, snapshot, false);
     }

@@ -166,7 +166,10 @@ pub struct FunctionUse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionEffect {
     TemporaryTable,
+    /// of the session's, taken or given back
     AdvisoryLock,
+    /// of the transaction's: it ends by itself
+    TransactionLock,
     HoldCursor,
     SequenceState,
     SetConfig,

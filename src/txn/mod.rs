@@ -29,15 +29,17 @@
 mod datestyle;
 pub mod journal;
 mod keywords;
+pub mod pins;
 pub mod settings;
 
 use crate::backend::cancel::CancelTarget;
 use crate::backend::link::Link;
-use crate::backend::pool::{Backends, Lease, PoolKey};
+use crate::backend::pool::{Backends, Kept, Lease, PoolKey};
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
 use bytes::BytesMut;
 use journal::{Entry, Journal};
+pub use pins::Pins;
 use settings::Settings;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
@@ -54,6 +56,8 @@ pub trait Running: Send + Sync {
     fn ends(&self, target: &Arc<CancelTarget>);
     /// The session waits for a link, or does no longer.
     fn waits(&self, yes: bool);
+    /// Why the session keeps that link.
+    fn keeps(&self, target: &Arc<CancelTarget>, shard: &Arc<str>, pins: Pins);
     /// Told of cancel requests that come while the session waits.
     fn canceled(&self) -> &Notify;
 }
@@ -112,10 +116,8 @@ pub enum Effect {
     },
     /// several settings by one statement
     Several(Box<[Effect]>),
-    /// the server session now holds something of this client
-    Pin,
-    /// the same, if it turns out that it has temporary relations
-    PinTemporaries,
+    /// the server session holds something of this client from now on
+    Pin(Pins),
     /// stands for a statement without an effect among those of one message
     Nothing,
 }
@@ -135,6 +137,12 @@ pub struct Participant {
     pub only_asked: bool,
     /// settings were injected since the link was last idle
     injected: bool,
+    /// what its server session holds, or may hold, of this client
+    pins: Pins,
+    /// of those, what may have gone
+    doubt: Pins,
+    /// among the links that sessions of its pool keep
+    seat: Option<Kept>,
     /// None: no statement was sent that could make temporary relations
     temporaries: Option<Temporaries>,
     /// a statement was sent that reads under the block's snapshot
@@ -159,8 +167,6 @@ struct Temporaries {
     relations: Vec<TemporaryRelation>,
     /// something was sent, or happened, that may have changed them
     unsure: bool,
-    /// nothing else pins the link
-    only_pin: bool,
     /// they were touched since the last Sync
     in_group: bool,
 }
@@ -490,6 +496,9 @@ impl Txn {
             wrote: false,
             only_asked: false,
             injected: false,
+            pins: Pins::NONE,
+            doubt: Pins::NONE,
+            seat: None,
             temporaries: None,
             reads: false,
             told: 0,
@@ -629,20 +638,9 @@ impl Txn {
                 }
             }
             Effect::Nothing => {}
-            Effect::Pin => {
-                if let Some(p) = shard.and_then(|s| self.participant(s)) {
-                    p.link().pinned = true;
-                    if let Some(temporaries) = &mut p.temporaries {
-                        temporaries.only_pin = false;
-                    }
-                }
-            }
-            Effect::PinTemporaries => {
-                if let Some(p) = shard.and_then(|s| self.participant(s))
-                    && !p.link_ref().pinned
-                {
-                    p.link().pinned = true;
-                    p.temporaries.get_or_insert_default().only_pin = true;
+            Effect::Pin(pins) => {
+                if let Some(shard) = shard {
+                    self.pin(shard, *pins);
                 }
             }
         }
@@ -690,6 +688,7 @@ impl Txn {
             Block::Open(b) | Block::Failed(b) => Some(b.clone()),
         };
         self.doubt_temporaries();
+        self.doubt(Pins::CURSORS);
         let changed = self.journal.sets_anything();
         if committed {
             self.settings = self.journal.lasting(&self.settings);
@@ -856,6 +855,77 @@ impl Txn {
         self.bereft
     }
 
+    /// Whether the session may keep the link of a shard, for one reason or another. Errors: 53400.
+    pub fn may_keep(&mut self, shard: ShardId) -> Result<()> {
+        let keeps_all = self.keeps_links;
+        if let Some(p) = self.participant(shard)
+            && p.seat.is_none()
+            && !keeps_all
+        {
+            p.seat = Some(p.lease.keep()?);
+        }
+        Ok(())
+    }
+
+    /// A statement is sent that may leave something in the server session, whatever becomes of it otherwise.
+    pub fn pin(&mut self, shard: ShardId, pins: Pins) {
+        if pins.is_empty() {
+            return;
+        }
+        let keeps_all = self.keeps_links;
+        if let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) {
+            if p.seat.is_none() && !keeps_all {
+                p.seat = p.lease.keep().ok();
+            }
+            p.pins |= pins;
+            p.doubt |= pins & (Pins::ASKED - Pins::TEMPORARIES);
+            p.link().pinned = true;
+            self.running.keeps(&p.lease.cancel, &p.lease.shard_name, p.pins);
+        }
+    }
+
+    /// What the server sessions hold for these reasons may have gone.
+    pub fn doubt(&mut self, pins: Pins) {
+        for p in &mut self.participants {
+            p.doubt |= p.pins & pins;
+        }
+    }
+
+    /// What some server session holds may have gone.
+    pub fn is_in_doubt(&self) -> bool {
+        self.participants.iter().any(|p| !p.doubt.is_empty())
+    }
+
+    /// What the server of a shard is to be asked about. It is asked once.
+    pub fn take_doubt(&mut self, shard: ShardId) -> Pins {
+        self.participant(shard).map(|p| std::mem::take(&mut p.doubt)).unwrap_or_default()
+    }
+
+    /// A server's answer: of what was asked, this is there.
+    pub fn learned_pins(&mut self, shard: ShardId, asked: Pins, found: Pins) {
+        self.unpin_on(shard, asked - found);
+    }
+
+    /// No server session holds anything for these reasons any more.
+    pub fn unpin(&mut self, pins: Pins) {
+        for shard in self.shards() {
+            self.unpin_on(shard, pins);
+        }
+    }
+
+    fn unpin_on(&mut self, shard: ShardId, pins: Pins) {
+        let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return };
+        if (p.pins & pins).is_empty() {
+            return;
+        }
+        p.pins -= pins;
+        if p.pins.is_empty() {
+            p.link().pinned = false;
+            p.seat = None;
+        }
+        self.running.keeps(&p.lease.cancel, &p.lease.shard_name, p.pins);
+    }
+
     /// A statement is sent that may make or drop temporary relations.
     pub fn touches_temporaries(&mut self, shard: ShardId) {
         if let Some(p) = self.participant(shard) {
@@ -888,11 +958,8 @@ impl Txn {
             known.relations = relations;
             known.unsure = false;
             if known.relations.is_empty() && complete {
-                let unpin = known.only_pin;
                 p.temporaries = None;
-                if unpin {
-                    p.link().pinned = false;
-                }
+                self.unpin_on(shard, Pins::TEMPORARIES);
             }
         }
         if changed {
@@ -916,7 +983,8 @@ impl Txn {
     pub fn abandon(&mut self) {
         for p in self.participants.drain(..) {
             self.running.ends(&p.lease.cancel);
-            if self.keeps_links {
+            // A library stays in the server whatever is discarded.
+            if self.keeps_links && (p.pins & (Pins::LIBRARIES | Pins::UNREAD | Pins::CODE)).is_empty() {
                 p.lease.clean();
             }
         }

@@ -3,8 +3,10 @@
 use super::Pool;
 use crate::backend::link::Link;
 use crate::backend::options::limit;
+use crate::error::{Error, Result, SqlState};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Gives a link back once no cancel request can reach it any more: see [`cancel`](crate::backend::cancel).
 pub(super) async fn calm(mut lease: Lease) {
@@ -27,7 +29,36 @@ pub struct Lease {
     pub(super) pool: Arc<Pool>,
 }
 
+/// A link that its session keeps, counted among those of its pool.
+#[derive(Debug)]
+pub struct Kept(Arc<AtomicUsize>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Lease {
+    /// The session is going to keep the link. Errors: 53400 when the pool's sessions keep as many as they may.
+    pub fn keep(&self) -> Result<Kept> {
+        let most = self.pool.connector.options().max_pinned_links;
+        let one_more = |n: usize| (most == 0 || n < most).then_some(n + 1);
+        match self.pool.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
+            Ok(_) => Ok(Kept(self.pool.kept.clone())),
+            Err(_) => {
+                let (shard, user) = (&self.pool.shard.name, &self.pool.user);
+                let message = format!(
+                    "sessions of user \"{user}\" keep {most} links to shard \"{shard}\" already, as many as max_pinned_links allows"
+                );
+                Err(Error::limit(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message)
+                    .detail("The statement would make something that lives in one server session only.")
+                    .hint("SHOW PINS on the console tells who keeps links, and why. They are free again when the temporary tables are \
+                           dropped, the locks given back, the cursors closed."))
+            }
+        }
+    }
+
     /// Gives back a link that a session has had for itself: all that the session left in the server is discarded first. What
     /// cannot be discarded, or not now, ends with the link.
     pub fn clean(mut self) {

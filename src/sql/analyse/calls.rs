@@ -294,7 +294,12 @@ impl Resolver<'_> {
             self.effect(SessionEffect::SetConfig);
         }
         if name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_") {
-            self.effect(SessionEffect::AdvisoryLock);
+            let of_transaction = name.contains("_xact_");
+            self.effect(if of_transaction {
+                SessionEffect::TransactionLock
+            } else {
+                SessionEffect::AdvisoryLock
+            });
         }
         self.facts.hidden_tables |=
             listed(MEASURING, name) || self.builtin(name).is_some_and(|f| f.may_read_tables);

@@ -1,0 +1,176 @@
+//! What keeps a link for its session, how long, and how many there may be. One shard, one link: it is either lent to the
+//! other session or it is not.
+
+mod harness;
+
+use harness::console::{cell, code, show, until};
+use harness::{Harness, Setup};
+use pgweir::cluster::Options;
+use tokio_postgres::Client;
+
+const OPERATORS: &str = "[admin]\nusers = [\"app\"]\n";
+const SCHEMA: &str = "CREATE TABLE plain (id int PRIMARY KEY, what text); CREATE SEQUENCE counter;";
+
+async fn one_link(settings: &[&str]) -> Harness {
+    let mut all = vec!["database.app.pool_size=1", "database.app.checkout_timeout=400ms"];
+    all.extend(settings);
+    let cluster = Options { shards: 1, ..Options::default() };
+    Harness::start(Setup {
+        cluster,
+        map: "",
+        schema: SCHEMA,
+        config: OPERATORS,
+        settings: &all,
+        ..Setup::default()
+    })
+    .await
+}
+
+async fn run(client: &Client, sql: &str) {
+    client.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+}
+
+async fn reasons(console: &Client) -> Vec<String> {
+    show(console, "PINS").await.iter().map(|pin| cell(pin, "reason").to_owned()).collect()
+}
+
+async fn is_lent(other: &Client) -> bool {
+    match other.simple_query("SELECT 1").await {
+        Ok(_) => true,
+        Err(e) => {
+            assert_eq!(code(&e), "53300", "{e:?}");
+            assert!(format!("{e:?}").contains("see SHOW PINS"), "{e:?}");
+            false
+        }
+    }
+}
+
+/// (reason, what begins it, what does not end it, what ends it)
+const STATES: &[(&str, &str, &[&str], &[&str])] = &[
+    (
+        "temporary tables",
+        "CREATE TEMP TABLE t (a int)",
+        &["SELECT 1", "INSERT INTO t VALUES (1)"],
+        &["DROP TABLE t"],
+    ),
+    (
+        "temporary tables",
+        "CREATE TEMP TABLE t (a int)",
+        &["BEGIN", "DROP TABLE t", "ROLLBACK"],
+        &["DISCARD TEMP"],
+    ),
+    ("temporary tables", "SELECT 1 AS a INTO TEMP t", &[], &["BEGIN", "DROP TABLE t", "COMMIT"]),
+    (
+        "advisory locks",
+        "SELECT pg_advisory_lock(1)",
+        &["SELECT pg_advisory_unlock(2)"],
+        &["SELECT pg_advisory_unlock(1)"],
+    ),
+    (
+        "advisory locks",
+        "SELECT pg_advisory_lock(1), pg_advisory_lock(1)",
+        &["SELECT pg_advisory_unlock(1)"],
+        &["SELECT pg_advisory_unlock(1)"],
+    ),
+    (
+        "advisory locks",
+        "SELECT pg_try_advisory_lock_shared(1, 2)",
+        &[],
+        &["BEGIN", "SELECT pg_advisory_unlock_all()", "COMMIT"],
+    ),
+    ("cursors WITH HOLD", "DECLARE c CURSOR WITH HOLD FOR SELECT 1", &["FETCH c"], &["CLOSE c"]),
+    ("cursors WITH HOLD", "DECLARE c CURSOR WITH HOLD FOR SELECT 1", &[], &["CLOSE ALL"]),
+    (
+        "sequences (currval, lastval)",
+        "SELECT nextval('counter')",
+        &["SELECT currval('counter')"],
+        &["DISCARD SEQUENCES"],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_is_lent_to_others_when_the_state_has_ended() {
+    let h = one_link(&[]).await;
+    let console = h.client_as(&h.cluster.app, "pgweir").await;
+    let (holder, other) = (h.client().await, h.client().await);
+    for (reason, begins, goes_on, ends) in STATES {
+        assert!(is_lent(&other).await, "before {begins}");
+        run(&holder, begins).await;
+        for step in *goes_on {
+            run(&holder, step).await;
+        }
+        assert!(!is_lent(&other).await, "{begins}: {goes_on:?}");
+        assert_eq!(reasons(&console).await, [*reason], "{begins}");
+        for step in *ends {
+            run(&holder, step).await;
+        }
+        // without another word of the holder's
+        until(&format!("{ends:?} ends {begins}"), async || is_lent(&other).await).await;
+        assert!(reasons(&console).await.is_empty(), "{begins}");
+    }
+    // what was refused or rolled back leaves nothing
+    for nothing in [
+        "BEGIN; CREATE TEMP TABLE t (a int); ROLLBACK",
+        "SELECT pg_advisory_xact_lock(1)",
+        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; ROLLBACK",
+        "BEGIN; CREATE TEMP TABLE t (a int) ON COMMIT DROP; COMMIT",
+        "DO $$ BEGIN PERFORM 1; END $$",
+    ] {
+        holder.batch_execute(nothing).await.unwrap_or_else(|e| panic!("{nothing}: {e:?}"));
+        until(nothing, async || is_lent(&other).await).await;
+    }
+    holder.simple_query("SELECT pg_advisory_lock(9), 1 / (random() * 0)::int").await.unwrap_err();
+    assert!(!is_lent(&other).await, "the lock is there, whatever became of the statement");
+    run(&holder, "SELECT pg_advisory_unlock(9)").await;
+    until("unlocked", async || is_lent(&other).await).await;
+    // in the extended protocol as well
+    holder.query("SELECT pg_advisory_lock($1)", &[&7i64]).await.unwrap();
+    assert!(!is_lent(&other).await);
+    holder.query("SELECT pg_advisory_unlock($1)", &[&7i64]).await.unwrap();
+    until("unlocked", async || is_lent(&other).await).await;
+    // libraries stay, if they were loaded
+    holder.simple_query("LOAD 'plpgsql'").await.unwrap_err();
+    until("nothing was loaded", async || is_lent(&other).await).await;
+    let (holder, other) =
+        (h.client_as(&h.cluster.superuser, "app").await, h.client_as(&h.cluster.superuser, "app").await);
+    run(&holder, "LOAD 'plpgsql'").await;
+    run(&holder, "DISCARD SEQUENCES").await;
+    assert!(!is_lent(&other).await);
+    assert_eq!(reasons(&console).await, ["LOAD"]);
+    drop(holder);
+    until("the holder has gone", async || is_lent(&other).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_a_limit_on_links_that_sessions_keep() {
+    let h = one_link(&["database.app.pool_size=3", "database.app.max_pinned_links=1"]).await;
+    let (first, second) = (h.client().await, h.client().await);
+    run(&first, "CREATE TEMP TABLE mine (a int)").await;
+    // its own link can be kept for more reasons
+    run(&first, "SELECT pg_advisory_lock(1)").await;
+    for keeps in [
+        "CREATE TEMP TABLE t (a int)",
+        "SELECT pg_advisory_lock(2)",
+        "LOAD 'plpgsql'",
+        "SELECT nextval('counter')",
+    ] {
+        let refused = second.simple_query(keeps).await.unwrap_err();
+        assert_eq!(code(&refused), "53400", "{keeps}: {refused:?}");
+        assert!(format!("{refused:?}").contains("max_pinned_links"), "{refused:?}");
+    }
+    let refused = second.query("SELECT pg_try_advisory_lock($1)", &[&3i64]).await.unwrap_err();
+    assert_eq!(code(&refused), "53400", "{refused:?}");
+    // nothing else is refused
+    run(&second, "DO $$ BEGIN PERFORM 1; END $$").await;
+    second.batch_execute("BEGIN; INSERT INTO plain VALUES (1, 'x')").await.unwrap();
+    let refused = second.simple_query("CREATE TEMP TABLE t (a int)").await.unwrap_err();
+    assert_eq!(code(&refused), "53400");
+    assert_eq!(code(&second.simple_query("SELECT 1").await.unwrap_err()), "25P02");
+    run(&second, "ROLLBACK").await;
+    run(&first, "DROP TABLE mine").await;
+    run(&first, "SELECT pg_advisory_unlock_all()").await;
+    until("a link can be kept again", async || {
+        second.simple_query("CREATE TEMP TABLE t (a int)").await.is_ok()
+    })
+    .await;
+}
