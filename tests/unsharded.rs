@@ -34,6 +34,7 @@ async fn one_database_is_as_without_pgweir() {
     let h = Harness::start(Setup { cluster, map: "", settings, ..Setup::default() }).await;
     two_phases(&h);
     settings_made_by_functions(&h).await;
+    statements_parsed_again_after_ddl(&h);
     reading_the_schema_kills_nobody(&h).await;
 }
 
@@ -84,6 +85,39 @@ async fn settings_made_by_functions(h: &Harness) {
             assert!(matches!(heard[1].as_str(), "row NULL" | "row "), "after {statement}: {heard:?}");
         }
     }
+}
+
+/// The same text parsed again is analysed again: its parameters and columns may be others now.
+fn statements_parsed_again_after_ddl(h: &Harness) {
+    const INSERT: &str = "INSERT INTO moving VALUES ($1)";
+    const SELECT: &str = "SELECT * FROM moving";
+    same(h, &[], |w| {
+        let mut t = Vec::new();
+        let again = |w: &mut Wire, t: &mut Vec<String>| {
+            for sql in [INSERT, SELECT] {
+                t.extend(w.p("s", sql, &[]).ds("s").cs("s").s().hear(1));
+            }
+        };
+        for kind in ["int", "text", "date"] {
+            t.extend(ask(w, &format!("CREATE TABLE moving (v {kind})")));
+            again(w, &mut t);
+            t.extend(ask(w, "BEGIN"));
+            t.extend(ask(w, "ALTER TABLE moving ADD more int"));
+            again(w, &mut t);
+            t.extend(ask(w, "SAVEPOINT s"));
+            t.extend(ask(w, "ALTER TABLE moving RENAME more TO less"));
+            again(w, &mut t);
+            t.extend(ask(w, "ROLLBACK TO s"));
+            again(w, &mut t);
+            t.extend(ask(w, "ROLLBACK"));
+            again(w, &mut t);
+            t.extend(ask(w, "DROP TABLE moving"));
+            t.extend(ask(w, &format!("CREATE TEMP TABLE moving (v {kind}[])")));
+            again(w, &mut t);
+            t.extend(ask(w, "DROP TABLE moving"));
+        }
+        t
+    });
 }
 
 /// pg_get_viewdef locks tables: the session that waits for them must not be the one that a deadlock ends.

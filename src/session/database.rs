@@ -12,7 +12,7 @@ use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
 use crate::wire::values::KeyValue;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -51,6 +51,8 @@ pub struct Database {
     /// requests to read the catalog again, and up to which one it has been
     wanted: watch::Sender<Wanted>,
     read: watch::Sender<u64>,
+    /// how often DDL went through
+    ddl: AtomicU64,
     /// a request that matters has not been answered
     behind: AtomicBool,
 }
@@ -139,6 +141,7 @@ impl Database {
             lookup: Lookup::new(lookup),
             directory: OnceLock::new(),
             wanted: watch::Sender::new(Wanted { number: 0, since: Instant::now() }),
+            ddl: AtomicU64::new(0),
             behind: AtomicBool::new(false),
             read: watch::Sender::new(0),
         }
@@ -193,6 +196,7 @@ impl Database {
     /// With one shard every statement goes there whatever the catalog says: what matters then is only what functions
     /// do, and anything else is seen at the next check.
     pub fn schema_changed(&self, code: bool) {
+        self.ddl.fetch_add(1, Ordering::Relaxed);
         if !code && self.snapshot.load().map.shards.len() == 1 {
             return;
         }
@@ -202,6 +206,11 @@ impl Database {
             // under the lock, as its opposite is
             self.behind.store(true, Ordering::Release);
         });
+    }
+
+    /// Rises with everything that may have changed the schema.
+    pub fn generation(&self, snapshot: &Snapshot) -> u64 {
+        snapshot.catalog.version + self.ddl.load(Ordering::Relaxed)
     }
 
     /// Something was defined that has not been read yet. Costs a look at a flag.

@@ -307,14 +307,12 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
     let (number, server_name) = match name.is_empty() {
         true => (s.database.statements.fresh(), Box::default()),
         // its bytes may stand for anything
-        false if !encodings.client.is_known() && !text.is_ascii() => {
-            let number = s.database.statements.fresh();
-            (number, format!("pgweir_{number}").into())
-        }
+        false if !encodings.client.is_known() && !text.is_ascii() => unshared(&s.database.statements),
+        false if s.schema_is_its_own() => unshared(&s.database.statements),
         false => {
             let settings = s.txn.effective();
             let identity = Identity::new(text, &types, &scan, settings.list(), encodings.client, s.pid)
-                .after(snapshot.catalog.version)
+                .after(s.database.generation(&snapshot))
                 .beside(&s.reading.temporaries);
             named(&s.database.statements, &identity)
         }
@@ -373,6 +371,12 @@ fn named_in(s: &Session, name: &[u8]) -> Result<Name> {
     Ok(Name::from_slice(name))
 }
 
+/// A name for one statement of one session.
+pub(super) fn unshared(statements: &Statements) -> (u64, Box<str>) {
+    let number = statements.fresh();
+    (number, format!("pgweir_{number}").into())
+}
+
 /// Number of an identity, and the name that it has on servers.
 pub(super) fn named(statements: &Statements, identity: &Identity) -> (u64, Box<str>) {
     let number = statements.number(identity);
@@ -425,7 +429,7 @@ pub(super) fn refresh(s: &mut Session, name: &Name, snapshot: &Snapshot) {
         if prepared.server_name.is_empty() {
             prepared.number = s.database.statements.fresh();
         } else {
-            let (settings, version) = (s.txn.effective(), snapshot.catalog.version);
+            let (settings, version) = (s.txn.effective(), s.database.generation(snapshot));
             let identity = prepared.identity(settings.list(), s.pid, version, &s.reading.temporaries);
             (prepared.number, prepared.server_name) = named(&s.database.statements, &identity);
         }

@@ -71,7 +71,7 @@ pub(super) fn follow(s: &mut Session, name: &Name, snapshot: &Snapshot) {
         return;
     }
     let (number, text) = (target.number, renamed(&executes.text, &executes.execute, &target.server_name));
-    let (settings, version) = (s.txn.effective(), snapshot.catalog.version);
+    let (settings, version) = (s.txn.effective(), s.database.generation(snapshot));
     let Some(prepared) = s.extended.prepared_mut(name) else { return };
     prepared.text = text.into();
     prepared.described = Described::default();
@@ -164,9 +164,12 @@ pub(super) async fn declare(
         head: Some(head.into()),
         executes: None,
     };
-    let version = snapshot.catalog.version;
+    let version = s.database.generation(snapshot);
     let identity = prepared.identity(s.txn.effective().list(), s.pid, version, &s.reading.temporaries);
-    (prepared.number, prepared.server_name) = extended::named(&s.database.statements, &identity);
+    (prepared.number, prepared.server_name) = match s.schema_is_its_own() {
+        true => extended::unshared(&s.database.statements),
+        false => extended::named(&s.database.statements, &identity),
+    };
     let route = extended::describing(s, &prepared, snapshot);
     let shard = extended::describer(s, route, snapshot)?;
     s.enlist(shard, Enlist { describe_only: true, ..Enlist::default() }, snapshot).await?;

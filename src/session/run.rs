@@ -333,6 +333,11 @@ impl Session {
         }
     }
 
+    /// What names mean may be what they mean to no other session: there are temporary relations, or DDL of an open block.
+    pub(super) fn schema_is_its_own(&self) -> bool {
+        self.schema_dirty || self.txn.may_have_temporaries()
+    }
+
     /// DDL that has been committed is known to everybody before its client hears of it.
     fn tell_schema_changed(&mut self) {
         if self.schema_dirty && !self.txn.in_block() {

@@ -5,7 +5,6 @@
 //! when it analyses it must not be shared (HAZARDS 1): settings are part of the identity, and a text with a string
 //! literal, which may become a date or a regclass, belongs to its session alone.
 
-use crate::catalog::oids::FIRST_OF_USERS;
 use crate::error::{Error, Result};
 use crate::exec::reply::Described;
 use crate::plan::{Template, Temporary};
@@ -32,9 +31,8 @@ pub struct Identity {
     owner: i32,
     /// temporary relations that hide others
     temporaries: Box<[Arc<str>]>,
-    /// version of the schema where types of users' are declared: one that was dropped and made again has another id on
-    /// shards, though clients may know it by the same
-    schema: u64,
+    /// of the schema, when it was parsed: after DDL the same text may have other parameters and columns
+    generation: u64,
 }
 
 impl Identity {
@@ -59,14 +57,13 @@ impl Identity {
             encoding: (!text.is_ascii()).then_some(encoding),
             owner: if may_freeze { session } else { 0 },
             temporaries: Box::default(),
-            schema: 0,
+            generation: 0,
         }
     }
 
-    /// Types of users' are those of that version of the schema.
-    pub fn after(self, schema_version: u64) -> Self {
-        let users = self.types.iter().any(|oid| *oid >= FIRST_OF_USERS);
-        Identity { schema: if users { schema_version } else { 0 }, ..self }
+    /// Parsed when so much had happened to the schema.
+    pub fn after(self, generation: u64) -> Self {
+        Identity { generation, ..self }
     }
 
     /// Where a session has temporary relations the same text may mean something else.
