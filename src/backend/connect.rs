@@ -112,6 +112,7 @@ impl Connector {
                 outstanding: 0,
                 applied: Some(Arc::default()),
                 statements: Default::default(),
+                prepared_at: Default::default(),
                 notified_by: 0,
                 broken: false,
                 pinned: false,

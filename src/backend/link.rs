@@ -46,6 +46,8 @@ pub struct Link {
     pub applied: Applied,
     /// statements this server session has prepared for pgweir: name -> identity of text and types; the unnamed one under ""
     pub statements: std::collections::HashMap<Box<str>, u64, foldhash::fast::RandomState>,
+    /// by the same identity: when each was prepared, in steps of pgweir's own
+    pub prepared_at: std::collections::HashMap<u64, u64, foldhash::fast::RandomState>,
     /// the session that last sent what may notify; 0: what its server process has notified was handed out
     pub notified_by: i32,
     /// must not be used again

@@ -82,6 +82,8 @@ pub struct Run {
     pub hearing: Option<Box<hearing::Hearing>>,
     /// a message of the client's is being served: it is not idle, though nothing may be awaited
     pub serving: bool,
+    /// a server has refused a statement because tables have changed
+    pub stale: bool,
     /// why the session cannot go on although its links could
     pub deaf: Option<Error>,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)

@@ -83,6 +83,19 @@ impl Description {
         *self.columns.lock().unwrap_or_else(PoisonError::into_inner) = Some(columns);
     }
 
+    /// Whether clients that were told of columns by this description may be sent rows that the other one describes.
+    pub fn agrees(&self, other: &Description) -> bool {
+        let columns = |d: &Description| d.columns.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (columns(self), columns(other)) {
+            (Some(told), Some(now)) => told == now,
+            _ => true,
+        }
+    }
+    /// Somebody was told of columns.
+    pub fn is_told(&self) -> bool {
+        self.columns.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Columns that hold ids which differ on a shard, when asked for in these formats. `None`: nobody has described them.
     pub fn inside(
         &self,

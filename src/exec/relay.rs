@@ -431,6 +431,15 @@ impl Run {
         if self.copy_in == Some(from) {
             self.copy_in = None;
         }
+        if fields.sqlstate() == crate::error::SqlState::FEATURE_NOT_SUPPORTED
+            && fields.field(b'R') == Some(b"RevalidateCachedQuery")
+            && let Some(p) = txn.participant(from)
+            && !p.link_ref().pinned
+        {
+            // Its server goes on refusing the statement, which other sessions share: they get another link.
+            p.link().broken = true;
+            self.stale = true;
+        }
         let silent = head.show == Show::Silent;
         if head.expect == Expect::Injected && !silent {
             txn.refuses(from);

@@ -6,6 +6,7 @@ use crate::txn::{Effect, Pins, TemporaryRelation};
 use crate::wire::backend::ErrorFields;
 use bytes::BytesMut;
 use smallvec::SmallVec;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub struct Description {
     pub parameters: OnceLock<Box<[u32]>>,
     /// of its columns; none if it has no rows. A later description takes the place of an earlier one
     pub columns: Mutex<Option<Box<[u32]>>>,
+    /// when it was asked for, see `Link::prepared_at`
+    pub told_at: AtomicU64,
 }
 
 pub type Described = Arc<Description>;

@@ -197,6 +197,7 @@ impl Database {
     /// do, and anything else is seen at the next check.
     pub fn schema_changed(&self, code: bool) {
         self.ddl.fetch_add(1, Ordering::Relaxed);
+        self.statements.renew();
         if !code && self.snapshot.load().map.shards.len() == 1 {
             return;
         }
@@ -239,6 +240,7 @@ impl Database {
     pub fn schema_read(&self, request: u64, catalog: Option<Catalog>) {
         if let Some(catalog) = catalog {
             let catalog = Arc::new(catalog);
+            self.statements.renew();
             self.snapshot.rcu(|now| Arc::new(Snapshot { map: now.map.clone(), catalog: catalog.clone() }));
         }
         self.read.send_modify(|n| *n = (*n).max(request));

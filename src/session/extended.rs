@@ -542,6 +542,10 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     s.extended.joins(&mut s.txn, shard);
     send_deferred(s, Some(shard), &snapshot).await?;
     ensure(s, shard, &name)?;
+    check_columns(s, shard, &name).await?;
+    if s.run.skipping {
+        return Ok(());
+    }
     let translation = s.translation(shard);
     let holding = match &translation {
         Some(translation) => oids::holding(s, shard, &name, len, translation).await?,
@@ -634,6 +638,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         make_room(link, &mut s.run, on);
         frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.sent(), &types);
         link.statements.insert(prepared.server_name.clone(), prepared.number);
+        link.prepared_at.insert(prepared.number, s.database.statements.fresh());
         let mut pending = Pending::new(on, Expect::Parse);
         pending.parse = Some(note(prepared));
         s.run.push(pending);
@@ -682,7 +687,9 @@ fn make_room(link: &mut crate::backend::link::Link, run: &mut crate::exec::Run, 
         return;
     }
     let Some(name) = link.statements.keys().find(|n| !n.is_empty()).cloned() else { return };
-    link.statements.remove(&name);
+    if let Some(number) = link.statements.remove(&name) {
+        link.prepared_at.remove(&number);
+    }
     frontend::close(&mut link.output, Target::Statement, name.as_bytes());
     run.push(Pending::swallowed(shard, Expect::Close));
 }
@@ -712,10 +719,45 @@ pub(super) fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()>
         }
     };
     link.statements.insert(prepared.server_name.clone(), prepared.number);
+    link.prepared_at.insert(prepared.number, s.database.statements.fresh());
     let mut pending = Pending::swallowed(shard, expect);
     pending.parse = Some(note(prepared));
     s.run.push(pending);
     Ok(())
+}
+
+/// A client that was told of a statement's columns reads its rows accordingly, on whatever link: one where it was analysed
+/// later, after a change of tables, must not answer with others.
+///
+/// Errors: 0A000, as a server that has prepared it before.
+async fn check_columns(s: &mut Session, shard: ShardId, name: &Name) -> Served<()> {
+    let Some(prepared) = s.extended.statements.get(name) else { return Ok(()) };
+    let told_at = prepared.described.told_at.load(Ordering::Relaxed);
+    if told_at == 0 {
+        return Ok(());
+    }
+    let Some(p) = s.txn.participant(shard) else { return Ok(()) };
+    // An older one is for its server to refuse.
+    let prepared_at = p.link_ref().prepared_at.get(&prepared.number).copied().unwrap_or(0);
+    let told = &prepared.described;
+    if prepared_at <= told_at || !told.is_told() {
+        return Ok(());
+    }
+    let (told, now) = (told.clone(), Described::default());
+    let asked = s.database.statements.fresh();
+    frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
+    let mut pending = Pending::swallowed(shard, Expect::DescribeStatement);
+    pending.described = Some(now.clone());
+    s.run.push(pending);
+    s.drain().await?;
+    if told.agrees(&now) {
+        told.told_at.store(asked, Ordering::Relaxed);
+        return Ok(());
+    }
+    s.database.statements.renew();
+    Err(Error::unsupported("cached plan must not change result type")
+        .hint("Prepare the statement again.")
+        .into())
 }
 
 /// The same for what the statement executes.
@@ -800,6 +842,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     send_deferred(s, Some(shard), &snapshot).await?;
     ensure(s, shard, &name)?;
     if let (Some(prepared), Some(p)) = (s.extended.statements.get(&name), s.txn.participant(shard)) {
+        prepared.described.told_at.store(s.database.statements.fresh(), Ordering::Relaxed);
         frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
         let mut pending = Pending::new(shard, Expect::DescribeStatement);
         pending.described = Some(prepared.described.clone());

@@ -302,6 +302,9 @@ impl Session {
             self.check_mode()?;
         }
         self.turn.message(tag, self.txn.in_block(), &self.entry);
+        if std::mem::take(&mut self.run.stale) {
+            self.database.statements.renew();
+        }
         self.run.serving = true;
         let done = match tag {
             // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server

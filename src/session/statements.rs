@@ -111,6 +111,11 @@ impl Statements {
             quick_cache::sync::GuardResult::Timeout => n,
         }
     }
+    /// Tables have changed: who prepares a text from now on shares none that servers have analysed before, and whose result may
+    /// be another.
+    pub fn renew(&self) {
+        self.known.clear();
+    }
     /// A number for a statement that is not shared.
     pub fn fresh(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -220,6 +225,16 @@ mod tests {
         };
         assert_ne!(of("SELECT é FROM t", "UTF8"), of("SELECT é FROM t", "KOI8R"));
         assert_eq!(of("SELECT e FROM t", "UTF8"), of("SELECT e FROM t", "KOI8R"));
+    }
+
+    #[test]
+    fn after_a_change_of_tables_a_text_is_another_statement() {
+        let statements = Statements::default();
+        let text = "SELECT * FROM t";
+        let identity = || Identity::new(text, &[], &scan(text), &List::default(), Encoding::UTF8, 1);
+        let before = statements.number(&identity());
+        statements.renew();
+        assert_ne!(statements.number(&identity()), before);
     }
 
     #[test]
