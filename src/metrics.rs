@@ -6,10 +6,14 @@
 //!
 //! When a number is missing from `/metrics`, look at [`Metrics::render`]: a tally appears there or nowhere.
 
+mod histogram;
+
+pub use histogram::{Histogram, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 /// Counts of things that happen per statement. Padded cells, one per worker; workers share when there are more.
 #[derive(Debug)]
@@ -45,13 +49,14 @@ fn cell() -> usize {
 }
 
 /// Statements by where they went: `pgweir_statements_total{route=...}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RouteKind {
     /// one shard, found by key or by table
     Single,
     /// any shard could answer
     Any,
     /// answered or remembered by pgweir itself: BEGIN, SET, SHOW
+    #[default]
     Session,
     /// refused
     Reject,
@@ -63,6 +68,20 @@ static SESSION: Tally = Tally::new();
 static REJECT: Tally = Tally::new();
 static PLAN_HITS: Tally = Tally::new();
 static PLAN_MISSES: Tally = Tally::new();
+
+impl RouteKind {
+    pub const ALL: [RouteKind; 4] =
+        [RouteKind::Single, RouteKind::Any, RouteKind::Session, RouteKind::Reject];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RouteKind::Single => "single",
+            RouteKind::Any => "any",
+            RouteKind::Session => "session",
+            RouteKind::Reject => "reject",
+        }
+    }
+}
 
 /// One more statement went that way.
 pub fn statement(route: RouteKind) {
@@ -80,14 +99,34 @@ pub fn plan_lookup(hit: bool) {
     if hit { &PLAN_HITS } else { &PLAN_MISSES }.add(1);
 }
 
-/// One more error sent to a client.
+/// One more error sent to a client. Functions can raise any SQLSTATE: beyond so many of them the rest count as `other`.
 pub fn error(sqlstate: &str) {
+    const MOST: usize = 200;
+    static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let sqlstate = match known.contains(sqlstate) || known.len() < MOST {
+        true => sqlstate,
+        false => "other",
+    };
+    if !known.contains(sqlstate) {
+        known.insert(sqlstate.to_owned());
+    }
+    drop(known);
     metrics::counter!("pgweir_errors_total", "sqlstate" => sqlstate.to_owned()).increment(1);
 }
 
-/// A statement waited for a link.
-pub fn pool_wait(shard: &str, waited: Duration) {
-    metrics::histogram!("pgweir_pool_wait_seconds", "shard" => shard.to_owned()).record(waited.as_secs_f64());
+/// Figures that are looked at when somebody asks: (labels, value).
+pub fn gauge(family: &'static str, labels: &[(&'static str, &str)], value: f64) {
+    metrics::gauge!(family, &owned(labels)).set(value);
+}
+
+/// The same for one that only grows.
+pub fn counter(family: &'static str, labels: &[(&'static str, &str)], value: u64) {
+    metrics::counter!(family, &owned(labels)).absolute(value);
+}
+
+fn owned(labels: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+    labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect()
 }
 
 /// A session began or ended.
@@ -137,20 +176,23 @@ impl Metrics {
             metrics::counter!("pgweir_plan_lookups_total", "outcome" => label).absolute(tally.sum());
         }
         self.handle.run_upkeep();
-        self.handle.render()
+        let mut text = self.handle.render();
+        histogram::render(&mut text, &HISTOGRAMS);
+        text
     }
 }
 
 fn recorder() -> PrometheusRecorder {
-    /// upper bounds, in seconds; waits are either nothing or a queue
-    const BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
-    let builder = PrometheusBuilder::new();
-    match builder.set_buckets(&BUCKETS) {
-        Ok(builder) => builder.build_recorder(),
-        // only an empty list is refused
-        Err(_) => PrometheusBuilder::new().build_recorder(),
-    }
+    PrometheusBuilder::new().build_recorder()
 }
+
+/// Families of [`Histogram`]s.
+const HISTOGRAMS: [(&str, &str); 2] = [
+    (POOL_WAIT, "time that statements waited for a link"),
+    (REQUEST, "time from a request to the end of its answer, pipelines as one"),
+];
+pub const POOL_WAIT: &str = "pgweir_pool_wait_seconds";
+pub const REQUEST: &str = "pgweir_request_seconds";
 
 fn describe() {
     metrics::describe_counter!("pgweir_statements_total", "statements by where they went");
@@ -162,7 +204,15 @@ fn describe() {
         "times that the link which listens for sessions was lost, and with it notifications"
     );
     metrics::describe_gauge!("pgweir_sessions", "sessions now");
-    metrics::describe_histogram!("pgweir_pool_wait_seconds", "time that statements waited for a link");
+    metrics::describe_gauge!("pgweir_links", "links to servers, by what they do");
+    metrics::describe_gauge!("pgweir_waiting", "sessions that wait for a link");
+    metrics::describe_gauge!(
+        "pgweir_pinned_links",
+        "links that sessions keep for what lives in a server session"
+    );
+    metrics::describe_counter!("pgweir_bytes_total", "bytes from and to clients");
+    metrics::describe_counter!("pgweir_transactions_total", "transactions of clients");
+    metrics::describe_counter!("pgweir_queries_total", "statements of clients");
 }
 
 #[cfg(test)]

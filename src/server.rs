@@ -31,7 +31,7 @@ use crate::metrics::{self, Metrics};
 use crate::session::auth::rules::Rules;
 use crate::session::auth::{self, Mock, Users};
 use crate::session::database::Database;
-use crate::session::registry::{Registry, Who};
+use crate::session::registry::{Count, Registry, Who};
 use crate::session::startup::{self, Allowances, Arrival, Door, Operators};
 use crate::session::{Greeted, Shutdown, run, tls};
 use crate::wire::startup::PROTOCOL_3_0;
@@ -92,7 +92,9 @@ pub fn run(file: Option<&Path>, around: Surroundings) -> Result<()> {
 }
 
 fn start_log(options: &config::Listening) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&options.log).map_err(|e| {
+    // The parser's library tells what it reads, literals and all.
+    let wanted = format!("{},sqlparser=off", options.log);
+    let filter = tracing_subscriber::EnvFilter::try_new(wanted).map_err(|e| {
         Error::config(format!("[server] log = {:?}: {e}", options.log))
             .hint("Write error, warn, info or debug, or a filter such as info,pgweir::session=debug.")
     })?;
@@ -374,12 +376,48 @@ impl Server {
         self.admin = Some(listener.local_addr().map_err(refuse)?);
         let house = self.house.clone();
         let readiness: Readiness = Arc::new(move || house.ready());
-        self.tasks.spawn(http::serve(listener, Arc::new(metrics), readiness));
+        let house = self.house.clone();
+        let look: http::Look = Arc::new(move || house.look());
+        self.tasks.spawn(http::serve(listener, Arc::new(metrics), readiness, look));
         Ok(())
     }
 }
 
 impl House {
+    /// Figures of pools and sessions, for whoever asks for metrics. Users are summed up: there may be any number of them.
+    fn look(&self) {
+        for (name, totals) in self.registry.totals() {
+            let counts = [
+                ("pgweir_queries_total", None, Count::Queries),
+                ("pgweir_transactions_total", None, Count::Transactions),
+                ("pgweir_bytes_total", Some(("direction", "received")), Count::Received),
+                ("pgweir_bytes_total", Some(("direction", "sent")), Count::Sent),
+            ];
+            for (family, label, count) in counts {
+                let labels: Vec<_> = [("database", &*name)].into_iter().chain(label).collect();
+                metrics::counter(family, &labels, totals.value(count));
+            }
+        }
+        for (name, database) in self.door.load().databases.iter() {
+            let mut shards = BTreeMap::<Arc<str>, [usize; 5]>::new();
+            for backends in self.hosted.lives(name) {
+                for pool in backends.stats() {
+                    let sums = shards.entry(pool.shard).or_default();
+                    let more = [pool.used, pool.idle, pool.connecting, pool.waiting, pool.pinned];
+                    sums.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
+                }
+            }
+            for (shard, [used, idle, connecting, waiting, pinned]) in shards {
+                let labels = [("database", &*database.name), ("shard", &*shard)];
+                for (state, n) in [("used", used), ("idle", idle), ("connecting", connecting)] {
+                    metrics::gauge("pgweir_links", &[labels[0], labels[1], ("state", state)], n as f64);
+                }
+                metrics::gauge("pgweir_waiting", &labels, waiting as f64);
+                metrics::gauge("pgweir_pinned_links", &labels, pinned as f64);
+            }
+        }
+    }
+
     /// Ready when clients are accepted and at least one database can serve them.
     fn ready(&self) -> Result<(), String> {
         if *self.shutdown.borrow() != Shutdown::Running {

@@ -18,18 +18,21 @@ const CONCURRENT: usize = 16;
 /// Whether clients should be sent here: `Err` says why not.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
+/// Brings figures up to date that are looked at only when somebody asks.
+pub type Look = Arc<dyn Fn() + Send + Sync>;
+
 /// Serves until the future is dropped.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Readiness) {
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Readiness, look: Look) {
     let permits = Arc::new(Semaphore::new(CONCURRENT));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (metrics, readiness) = (metrics.clone(), readiness.clone());
+                let (metrics, readiness, look) = (metrics.clone(), readiness.clone(), look.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
                     // A probe that goes away in the middle is its own affair.
-                    let _ = timeout(DEADLINE, answer(stream, &metrics, &readiness)).await;
+                    let _ = timeout(DEADLINE, answer(stream, &metrics, &readiness, &look)).await;
                 });
             }
             Err(e) => {
@@ -40,7 +43,12 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Read
     }
 }
 
-async fn answer(mut stream: TcpStream, metrics: &Metrics, readiness: &Readiness) -> std::io::Result<()> {
+async fn answer(
+    mut stream: TcpStream,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    look: &Look,
+) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(1024);
     let complete = loop {
         if head.windows(4).any(|w| w == b"\r\n\r\n") {
@@ -52,7 +60,7 @@ async fn answer(mut stream: TcpStream, metrics: &Metrics, readiness: &Readiness)
     };
     let (status, kind, body) = if complete {
         let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
-        respond(&String::from_utf8_lossy(line), metrics, readiness)
+        respond(&String::from_utf8_lossy(line), metrics, readiness, look)
     } else {
         ("400 Bad Request", TEXT, "a complete request of at most 8 KiB was expected\n".to_owned())
     };
@@ -70,6 +78,7 @@ fn respond(
     request_line: &str,
     metrics: &Metrics,
     readiness: &Readiness,
+    look: &Look,
 ) -> (&'static str, &'static str, String) {
     let mut words = request_line.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -82,7 +91,10 @@ fn respond(
             Ok(()) => ("200 OK", TEXT, "ready\n".into()),
             Err(why) => ("503 Service Unavailable", TEXT, format!("{why}\n")),
         },
-        "/metrics" => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics.render()),
+        "/metrics" => {
+            look();
+            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics.render())
+        }
         _ => ("404 Not Found", TEXT, "there are /healthz, /readyz and /metrics\n".into()),
     }
 }
@@ -93,7 +105,7 @@ mod tests {
 
     fn ask(line: &str, ready: Result<(), String>) -> (&'static str, String) {
         let readiness: Readiness = Arc::new(move || ready.clone());
-        let (status, _, body) = respond(line, &Metrics::detached(), &readiness);
+        let (status, _, body) = respond(line, &Metrics::detached(), &readiness, &(Arc::new(|| {}) as Look));
         (status, body)
     }
 

@@ -15,6 +15,7 @@ use crate::backend::options::limit;
 use crate::backend::quota::{Parties, Party, Place, Quota};
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, SqlState};
+use crate::metrics::{Histogram, POOL_WAIT, histogram};
 use crate::shards::ShardId;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -46,6 +47,8 @@ pub struct Pool {
     runtime: Handle,
     /// caps over several pools; `None`: pgweir's own links, which are not counted
     share: Option<Share>,
+    /// how long sessions wait
+    waits: Arc<Histogram>,
     /// links that sessions keep
     kept: Arc<AtomicUsize>,
     state: Mutex<State>,
@@ -191,7 +194,9 @@ impl Pool {
                 Party::User(client.clone()),
             ]),
         });
+        let waits = histogram(POOL_WAIT, &[("database", database), ("shard", &shard.name)]);
         let pool = Arc::new(Pool {
+            waits,
             shard,
             user,
             client,
@@ -237,7 +242,7 @@ impl Pool {
         let mut turn = Turn { pool: self, turn, served: false };
         let since = std::time::Instant::now();
         let served = self.wait(&mut turn.turn, deadline).await;
-        crate::metrics::pool_wait(&self.shard.name, since.elapsed());
+        self.waits.record(since.elapsed());
         let served = match served {
             Ok(Ok(outcome)) => Some(outcome),
             // The lease may have come at the very instant.

@@ -281,6 +281,11 @@ impl Planner {
 }
 
 impl Template {
+    /// The text without its literals and comments.
+    pub fn normalized(&self) -> &[u8] {
+        &self.normalized
+    }
+
     /// False when the schema or the map has moved on: ask the planner again.
     pub fn is_current(&self, snapshot: &Snapshot) -> bool {
         // A weak pointer keeps the address, not the content: equal addresses are the same map.

@@ -3,12 +3,13 @@
 use crate::backend::pool::Backends;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, Source, SqlState};
+use crate::metrics::{Histogram, REQUEST, RouteKind, histogram};
 use crate::options::Size;
 use crate::plan::{Planner, Snapshot};
 use crate::session::auth::lookup::{self, Lookup};
 use crate::session::baseline::Baselines;
 use crate::session::statements::Statements;
-use crate::shards::{DirectorySource, KeyspaceId, ShardMap};
+use crate::shards::{DirectorySource, KeyspaceId, ShardId, ShardMap};
 use crate::wire::values::KeyValue;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::HashMap;
@@ -38,6 +39,8 @@ pub struct Database {
     pub backends: Arc<Backends>,
     /// as of the last reload
     options: ArcSwap<Options>,
+    /// how long requests take: by shard, then by [`RouteKind`]; behind the shards for those that need none
+    latencies: ArcSwap<Vec<[Arc<Histogram>; 4]>>,
     /// of users that have one of their own
     modes: ArcSwap<HashMap<String, PoolMode>>,
     /// what servers report to sessions that begin
@@ -91,6 +94,8 @@ crate::options! {
         /// largest message of a client (a statement, or the values of one) that is taken, at most 1GiB; longer ones end
         /// their session with 54000. COPY data is not concerned.
         max_message: Size = Size(256 << 20),
+        /// requests that take longer are logged, without their literals; 0: none
+        slow_statement: Duration = Duration::ZERO,
         /// notifications that wait for one session that LISTENs, while it is in a transaction or does not read; beyond this
         /// the session ends with 54000
         notification_queue: Size = Size(1 << 20),
@@ -128,6 +133,7 @@ impl Database {
         options: Options,
         lookup: lookup::Options,
     ) -> Self {
+        let latencies = latencies(&name, &map);
         Database {
             name,
             disabled: AtomicBool::new(false),
@@ -136,6 +142,7 @@ impl Database {
             backends,
             options: ArcSwap::from_pointee(options),
             modes: ArcSwap::default(),
+            latencies: ArcSwap::from_pointee(latencies),
             baselines: Baselines::default(),
             statements: Statements::default(),
             lookup: Lookup::new(lookup),
@@ -151,6 +158,15 @@ impl Database {
     #[inline]
     pub fn options(&self) -> Guard<Arc<Options>> {
         self.options.load()
+    }
+
+    /// A request has ended.
+    pub fn took(&self, shard: Option<ShardId>, route: RouteKind, time: Duration) {
+        let latencies = self.latencies.load();
+        let of_shard = shard.and_then(|s| latencies.get(usize::from(s.0))).or(latencies.last());
+        if let Some(histograms) = of_shard {
+            histograms[route as usize].record(time);
+        }
     }
 
     /// When links of a user's sessions go back to their pools.
@@ -254,8 +270,22 @@ impl Database {
 
     /// A new map, from the next statement on.
     pub fn adopt(&self, map: Arc<ShardMap>) {
+        self.latencies.store(Arc::new(latencies(&self.name, &map)));
         self.snapshot.rcu(|now| Arc::new(Snapshot { map: map.clone(), catalog: now.catalog.clone() }));
     }
+}
+
+/// Servers are asked as primaries so far.
+fn latencies(database: &str, map: &ShardMap) -> Vec<[Arc<Histogram>; 4]> {
+    let names = map.shards.iter().map(|s| &*s.name).chain([""]);
+    let of = |shard: &str| {
+        RouteKind::ALL.map(|route| {
+            let labels =
+                [("database", database), ("shard", shard), ("route", route.as_str()), ("role", "primary")];
+            histogram(REQUEST, &labels)
+        })
+    };
+    names.map(of).collect()
 }
 
 /// Directory entries fetched for one statement, which may have any number of keys.

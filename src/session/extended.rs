@@ -471,10 +471,7 @@ async fn routed(
                 s.database.fetch(&snapshot.map, keyspace, &key).await?;
                 fetched.add(keyspace, key)?;
             }
-            route => {
-                crate::metrics::statement(route.kind());
-                return Ok((template, route));
-            }
+            route => return Ok((template, route)),
         }
     }
 }
@@ -486,6 +483,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         (named_in(s, view.portal)?, named_in(s, view.statement)?)
     };
     let (template, route) = routed(s, len, &name, &snapshot).await?;
+    s.goes(route.kind(), &template);
     s.extended.end_cursors(&s.txn);
     if !portal.is_empty() && s.extended.portals.contains_key(&portal) && s.txn.in_block() {
         return Err(Error::client(

@@ -294,7 +294,7 @@ pub(super) async fn routed(
                 fetched.add(keyspace, key)?;
             }
             route => {
-                crate::metrics::statement(route.kind());
+                s.goes(route.kind(), &template);
                 return Ok((template, route));
             }
         }

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result, SqlState};
 use crate::exec::{Run, Sink};
-use crate::plan::{Encodings, Reading, Route, Snapshot};
+use crate::metrics::RouteKind;
+use crate::plan::{Encodings, Reading, Route, Snapshot, Template};
 use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
 use crate::session::clock::{self, Clock, Phase, Rung};
@@ -21,7 +22,7 @@ use bytes::Buf;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Above this many bytes still to be sent to a link, the client is not listened to.
@@ -70,7 +71,7 @@ pub struct Session {
     pub(super) copying: Option<Box<copy::Copying>>,
     /// something was sent whose outcome decides what the next message means
     pub(super) barrier: bool,
-    turn: Turn,
+    pub(super) turn: Turn,
     clock: Clock,
     limits: Limits,
 }
@@ -324,6 +325,43 @@ impl Session {
         done
     }
 
+    /// A statement goes that way.
+    pub(super) fn goes(&mut self, route: RouteKind, template: &Arc<Template>) {
+        crate::metrics::statement(route);
+        self.turn.route = route;
+        self.remember(template);
+    }
+
+    /// What is logged should the request turn out to be slow.
+    pub(super) fn remember(&mut self, template: &Arc<Template>) {
+        if !self.database.options().slow_statement.is_zero() {
+            self.turn.template = Some(template.clone());
+        }
+    }
+
+    /// The answer to a request is complete. Of statements nothing but their words is logged: literals can be secrets.
+    fn ended(&mut self, took: Option<Duration>) {
+        let (shard, route, template) = (self.turn.shard.take(), self.turn.route, self.turn.template.take());
+        let Some(took) = took else { return };
+        self.database.took(shard, route, took);
+        let slow = self.database.options().slow_statement;
+        if slow.is_zero() || took < slow {
+            return;
+        }
+        let map = self.database.snapshot.load().map.clone();
+        let shard = shard.and_then(|s| map.shards.get(usize::from(s.0))).map_or("", |s| &*s.name);
+        let statement = template.as_ref().map(|t| String::from_utf8_lossy(t.normalized()));
+        tracing::warn!(
+            database = %self.database.name,
+            user = %self.user,
+            shard,
+            route = route.as_str(),
+            duration_ms = took.as_micros() as f64 / 1e3,
+            statement = statement.as_deref().unwrap_or_default(),
+            "slow statement"
+        );
+    }
+
     /// A block that a server has begun unseen, where there must be none.
     fn check_mode(&self) -> Result<(), Gone> {
         match self.txn.block() {
@@ -412,7 +450,8 @@ impl Session {
         loop {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
             if self.turn.is_on() && self.run.is_idle() && self.run.copy_in.is_none() {
-                self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
+                let took = self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
+                self.ended(took);
                 self.tell_schema_changed();
             }
             if self.txn.is_bereft() && self.run.is_idle() {
@@ -643,6 +682,7 @@ impl Session {
         if self.txn.failed() && !how.describe_only {
             return Err(aborted().into());
         }
+        self.turn.shard = Some(shard);
         self.txn.admit(shard, how.writes, how.reads, |s| snapshot.map.shard(s).name.to_string())?;
         let deadline = Instant::now() + self.database.options().checkout_timeout;
         self.txn.lease(shard, deadline).await?;

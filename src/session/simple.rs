@@ -256,7 +256,7 @@ fn followed(
 
 async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()> {
     let (template, route) = planned(s, len, 0, snapshot).await?;
-    crate::metrics::statement(route.kind());
+    s.goes(route.kind(), &template);
     if let Some(control) = control_of(s, len, 0, &template, snapshot)? {
         let text = piece_text(s, len, 0)?.to_owned();
         if s.run.hearing.is_some() && listen::may_change_encoding(&control) {
@@ -458,6 +458,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let mut read_anew = false;
     for piece in 0..pieces {
         let (template, route) = planned(s, len, piece, snapshot).await?;
+        s.remember(&template);
         match control_of(s, len, piece, &template, snapshot)? {
             Some(
                 Control::DiscardAll
@@ -547,6 +548,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     together &= began.iter().all(|b| *b == shard);
     if together {
         (0..pieces).for_each(|_| crate::metrics::statement(RouteKind::Single));
+        s.turn.route = RouteKind::Single;
         s.drain().await?;
         for (piece, template) in &copies {
             copy_fits(s, len, *piece, template, shard, snapshot).await?;
@@ -639,7 +641,7 @@ async fn statement_of_many(
         }
     }
     let (template, route) = planned(s, len, piece, snapshot).await?;
-    crate::metrics::statement(route.kind());
+    s.goes(route.kind(), &template);
     let implicit =
         || Begin { text: "BEGIN".into(), one_snapshot: false, default_isolation: true, implicit: true };
     if let Some(control) = control_of(s, len, piece, &template, snapshot)? {

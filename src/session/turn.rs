@@ -3,8 +3,12 @@
 //! A turn begins with a request and ends when nothing is owed to the client any more: a pipeline is one turn. Times are those of
 //! turns, so that a statement costs two looks at the clock and no shared cache line.
 
+use crate::metrics::RouteKind;
+use crate::plan::Template;
 use crate::session::registry::{Count, Entry};
-use std::time::Instant;
+use crate::shards::ShardId;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct Turn {
@@ -14,6 +18,11 @@ pub(super) struct Turn {
     /// messages at whose end a transaction may end
     ends: u64,
     blocks: bool,
+    /// of the last statement
+    pub(super) route: RouteKind,
+    pub(super) shard: Option<ShardId>,
+    /// the same, if slow ones are logged
+    pub(super) template: Option<Arc<Template>>,
 }
 
 impl Turn {
@@ -42,16 +51,17 @@ impl Turn {
         self.began.is_some()
     }
 
-    /// Nothing is owed to the client any more.
-    pub(super) fn end(&mut self, in_block: bool, traffic: (u64, u64), entry: &Entry) {
-        let Some(began) = self.began.take() else { return };
+    /// Nothing is owed to the client any more. How long it took.
+    pub(super) fn end(&mut self, in_block: bool, traffic: (u64, u64), entry: &Entry) -> Option<Duration> {
+        let began = self.began.take()?;
         let now = Instant::now();
         let micros = |since: Instant| now.saturating_duration_since(since).as_micros() as u64;
         entry.counters.add(Count::QueryTime, micros(began));
         entry.counters.add(Count::Received, traffic.0);
         entry.counters.add(Count::Sent, traffic.1);
+        let took = now.saturating_duration_since(began);
         if in_block {
-            return;
+            return Some(took);
         }
         // A turn that had a part in a block ends one transaction; of others each message may have been one.
         let transactions = if self.blocks { 1 } else { self.ends };
@@ -60,5 +70,6 @@ impl Turn {
             entry.counters.add(Count::TransactionTime, micros(since));
         }
         (self.ends, self.blocks) = (0, false);
+        Some(took)
     }
 }
