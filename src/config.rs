@@ -53,6 +53,10 @@ crate::options! {
         backlog: u32 = 1024,
         /// sessions at once; more are refused with 53300
         max_clients: usize = 10_000,
+        /// what clients may have pgweir hold in all: messages that are half sent and larger than 64KiB, twice, because they are passed
+        /// on; prepared statements; rows of COPY; answers that are not read. Whoever finds no room is refused with 53200, others go
+        /// on. 0: no limit
+        max_memory: Size = Size(1 << 30),
         /// sessions at once from one address; 0: no limit. Unix sockets are not concerned
         max_clients_per_address: usize = 0,
         /// links that a user may have at once, on all shards and databases together; 0: no limit. An idle link on another shard or

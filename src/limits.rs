@@ -1,5 +1,6 @@
-//! Permits, token buckets and shedding. Time is passed in.
+//! Permits, token buckets, budgets and shedding. Time is passed in.
 
 pub mod crowd;
 pub mod failures;
+pub mod memory;
 pub mod strangers;

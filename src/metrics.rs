@@ -12,7 +12,7 @@ pub use histogram::{Histogram, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Counts of things that happen per statement. Padded cells, one per worker; workers share when there are more.
@@ -62,6 +62,7 @@ pub enum RouteKind {
     Reject,
 }
 
+static HELD: AtomicI64 = AtomicI64::new(0);
 static SINGLE: Tally = Tally::new();
 static ANY: Tally = Tally::new();
 static SESSION: Tally = Tally::new();
@@ -134,6 +135,11 @@ pub fn sessions(change: f64) {
     metrics::gauge!("pgweir_sessions").increment(change);
 }
 
+/// Clients hold so many bytes more, or fewer.
+pub fn held(change: i64) {
+    HELD.fetch_add(change, Ordering::Relaxed);
+}
+
 /// The link that listens for sessions was lost.
 pub fn listener_lost(shard: &str) {
     metrics::counter!("pgweir_listener_losses_total", "shard" => shard.to_owned()).increment(1);
@@ -175,6 +181,7 @@ impl Metrics {
         for (label, tally) in [("hit", &PLAN_HITS), ("miss", &PLAN_MISSES)] {
             metrics::counter!("pgweir_plan_lookups_total", "outcome" => label).absolute(tally.sum());
         }
+        metrics::gauge!("pgweir_held_bytes").set(HELD.load(Ordering::Relaxed) as f64);
         self.handle.run_upkeep();
         let mut text = self.handle.render();
         histogram::render(&mut text, &HISTOGRAMS);
@@ -213,6 +220,10 @@ fn describe() {
     metrics::describe_counter!("pgweir_bytes_total", "bytes from and to clients");
     metrics::describe_counter!("pgweir_transactions_total", "transactions of clients");
     metrics::describe_counter!("pgweir_queries_total", "statements of clients");
+    metrics::describe_gauge!(
+        "pgweir_held_bytes",
+        "what clients hold in large buffers, limited by [server] max_memory"
+    );
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::backend::stream::Stream;
 use crate::config::{self, Address, Config, Surroundings};
 use crate::error::{Error, Result};
 use crate::limits::failures::Failures;
+use crate::limits::memory::Memory;
 use crate::limits::strangers::{Stranger, Strangers};
 use crate::metrics::{self, Metrics};
 use crate::session::auth::rules::Rules;
@@ -185,6 +186,8 @@ struct House {
     hosted: Arc<Hosted>,
     registry: Arc<Registry>,
     shutdown: watch::Sender<Shutdown>,
+    /// what clients hold
+    memory: Arc<Memory>,
     /// clients that have not logged in
     startups: Arc<Semaphore>,
     /// of those the ones that have said nothing
@@ -236,6 +239,7 @@ impl Server {
             hosted,
             registry: Arc::new(Registry::of_peer(peers.as_ref().map_or(0, |peers| peers.number))),
             peers,
+            memory: Memory::new(config.server.max_memory.0),
             secret,
             shutdown: watch::Sender::new(Shutdown::Running),
             reloading: tokio::sync::Mutex::default(),
@@ -484,6 +488,7 @@ impl House {
             allowances: allowances(&new),
             deadline: new.server.startup_timeout,
         }));
+        self.memory.set_limit(new.server.max_memory.0);
         self.config.store(Arc::new(new));
         // Silent sessions look at their limits.
         self.shutdown.send_modify(|_| {});
@@ -535,7 +540,8 @@ impl House {
                 let secret_len = if greeted.protocol == PROTOCOL_3_0 { 4 } else { 32 };
                 let registration = self.registry.register(secret_len, who(&greeted, &database));
                 tracing::debug!("{peer}: {} logged in to {}", greeted.user, database.name);
-                run::serve(greeted, database, registration, self.shutdown.subscribe()).await;
+                run::serve(greeted, database, registration, self.memory.clone(), self.shutdown.subscribe())
+                    .await;
                 metrics::sessions(-1.0);
                 drop((permit, alive));
             }

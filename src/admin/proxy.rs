@@ -85,6 +85,11 @@ pub struct Figures {
     pub up: Duration,
     /// memory in RAM, in bytes; 0 where it cannot be known
     pub resident: u64,
+    /// what clients hold in large buffers, and the most that they may (0: no limit), in bytes
+    pub held: u64,
+    pub max_held: u64,
+    /// requests that found no room
+    pub refused: u64,
 }
 
 /// One line of SHOW CONFIG.

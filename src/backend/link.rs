@@ -19,6 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How much is asked of the socket at once, in bytes.
 pub const READ_CHUNK: usize = 32 * 1024;
 
+/// A buffer that is larger does not stay when it is empty, in bytes.
+pub const KEPT: usize = 128 * 1024;
+
 /// Largest message that an idle link may get, in bytes: a notice, a parameter, the reason for its end.
 const MAX_ASYNC_MESSAGE: usize = 32 * 1024;
 
@@ -74,6 +77,9 @@ impl Link {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output.advance(n);
+        }
+        if self.output.try_reclaim(KEPT + 1) {
+            self.output = BytesMut::new();
         }
         if self.stream.is_tls() {
             return Pin::new(&mut self.stream).poll_flush(cx);

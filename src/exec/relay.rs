@@ -5,6 +5,7 @@
 use super::lost::lost_error;
 use super::reply::{Expect, Holdings, Pending, Reply, Show};
 use super::{Body, Run, Sink};
+use crate::backend::link::KEPT;
 use crate::error::Error;
 use crate::shards::ShardId;
 use crate::txn::{Effect, Pins, TemporaryRelation, Txn};
@@ -229,6 +230,9 @@ impl Run {
             sink.forward(cx, &input[run..at])?;
         }
         input.advance(at);
+        if input.is_empty() && input.try_reclaim(KEPT + 1) {
+            input = BytesMut::new();
+        }
         if let Some(p) = txn.participant(from) {
             let link = p.link();
             link.input = input;

@@ -87,6 +87,9 @@ impl Proxy for Operated {
             logging_in: config.server.max_startups.saturating_sub(self.house.startups.available_permits()),
             up: self.house.since.elapsed(),
             resident: resident(),
+            held: self.house.memory.used() as u64,
+            max_held: self.house.memory.limit(),
+            refused: self.house.memory.refused(),
         }
     }
 

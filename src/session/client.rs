@@ -1,8 +1,11 @@
 //! The client's side of a session: its socket, what it sent, what it is still to be sent.
 
 use crate::backend::stream::Stream;
+use crate::error::{Error, SqlState};
 use crate::exec::Sink;
-use bytes::{Buf, BytesMut};
+use crate::limits::memory::{self, Claim};
+use crate::wire::frame::{self, HEADER, Limits};
+use bytes::{Buf, BufMut, BytesMut};
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
@@ -13,6 +16,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 const OUTPUT_HIGH: usize = 64 * 1024;
 /// Asked of the socket at once, in bytes.
 const READ_CHUNK: usize = 16 * 1024;
+/// How often a message is in memory while it is passed on: in the input, and in the output of a link.
+const COPIES: usize = 2;
+/// More than this that waits for a client is claimed; a client that is read from links for has less.
+const OUTPUT_FREE: usize = 4 * OUTPUT_HIGH;
 
 #[derive(Debug)]
 pub struct Client {
@@ -26,11 +33,33 @@ pub struct Client {
     sent: u64,
     /// rises with every parameter that the client is told of
     reports: u64,
+    /// of the process's memory, for a large message that comes in
+    held: Claim,
+    /// and for a large answer that waits
+    waiting: Claim,
+    unwanted: Unwanted,
+}
+
+/// The message that comes in is one for which there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unwanted {
+    No,
+    /// that many bytes of it are still to come, and are thrown away
+    Coming {
+        tag: u8,
+        left: usize,
+    },
+    /// all of it has come; at the front of the input is one without a body in its place
+    Come,
 }
 
 impl Client {
-    pub fn new(stream: Stream, input: BytesMut) -> Self {
+    /// `claim` is one of nothing.
+    pub fn new(stream: Stream, input: BytesMut, claim: Claim) -> Self {
         Client {
+            waiting: claim.another(),
+            held: claim,
+            unwanted: Unwanted::No,
             stream,
             input,
             output: BytesMut::new(),
@@ -69,7 +98,7 @@ impl Client {
                 ready!(self.stream.poll_readable(cx))?;
             }
         }
-        self.input.reserve(READ_CHUNK);
+        self.make_room();
         let mut buf = ReadBuf::uninit(self.input.spare_capacity_mut());
         match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
             Poll::Pending => {
@@ -84,7 +113,72 @@ impl Client {
         // SAFETY: `poll_read` initialised the first n bytes of the spare capacity.
         unsafe { self.input.set_len(self.input.len() + n) };
         self.received += n as u64;
+        if let Unwanted::Coming { tag, left } = self.unwanted {
+            self.throw_away(tag, left);
+        }
         Poll::Ready(Ok(n))
+    }
+
+    fn make_room(&mut self) {
+        let len = self.input.len();
+        if len < memory::FREE || self.input.capacity() - len >= READ_CHUNK {
+            return self.input.reserve(READ_CHUNK);
+        }
+        let whole = match frame::header(&self.input, &Limits::CLIENT) {
+            Ok(Some(header)) if header.len > len && header.tag != b'd' => header,
+            // read ahead, or COPY data: others see to it that this is not much
+            _ => return self.input.reserve(READ_CHUNK),
+        };
+        // Twice what has come and not what was announced, so that nobody claims by announcing.
+        let size = (2 * len).min(whole.len).max(len) + READ_CHUNK;
+        if !self.held.resize(COPIES * size) {
+            self.unwanted = Unwanted::Coming { tag: whole.tag, left: whole.len - len };
+            self.input = BytesMut::with_capacity(READ_CHUNK);
+            return self.held.release();
+        }
+        let mut grown = BytesMut::with_capacity(size);
+        grown.extend_from_slice(&self.input);
+        self.input = grown;
+    }
+
+    /// The input is a part of a message that is not wanted, and perhaps what comes behind it.
+    #[cold]
+    fn throw_away(&mut self, tag: u8, left: usize) {
+        if let Some(left) = left.checked_sub(self.input.len()).filter(|left| *left > 0) {
+            self.input.clear();
+            self.unwanted = Unwanted::Coming { tag, left };
+            return;
+        }
+        let mut input = BytesMut::with_capacity(HEADER + self.input.len() - left);
+        input.put_u8(tag);
+        input.put_u32(4);
+        input.extend_from_slice(&self.input[left..]);
+        self.input = input;
+        self.unwanted = Unwanted::Come;
+    }
+
+    /// Why the message at the front is not served: there was no room for it.
+    pub fn take_refusal(&mut self) -> Option<Error> {
+        if self.unwanted != Unwanted::Come {
+            return None;
+        }
+        self.unwanted = Unwanted::No;
+        Some(no_room("There is no room for this message."))
+    }
+
+    /// Whether the message at the front is a large one.
+    pub fn holds(&self) -> bool {
+        self.held.holds()
+    }
+
+    /// A large message has been served, and passed on.
+    pub fn let_go(&mut self) {
+        self.held.release();
+    }
+
+    /// A claim of nothing on the memory that clients hold.
+    pub fn claim(&self) -> Claim {
+        self.held.another()
     }
 
     /// Nothing more is said; what the client still sends is thrown away until it closes. A close with unread bytes
@@ -140,6 +234,12 @@ impl Sink for Client {
             }
         }
         self.output.extend_from_slice(bytes);
+        if self.output.len() > OUTPUT_FREE && !self.waiting.resize(self.output.capacity()) {
+            tracing::warn!(
+                "a client that does not read its answer is closed: [server] max_memory is reached"
+            );
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         Ok(())
     }
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -147,8 +247,11 @@ impl Sink for Client {
             return Poll::Ready(Ok(()));
         }
         let done = self.poll_write_some(cx);
-        if done.is_ready() && self.output.capacity() > OUTPUT_HIGH {
-            self.output = BytesMut::new();
+        if done.is_ready() {
+            if self.output.try_reclaim(OUTPUT_HIGH + 1) {
+                self.output = BytesMut::new();
+            }
+            self.waiting.release();
         }
         done
     }
@@ -159,4 +262,11 @@ impl Sink for Client {
         self.reports += 1;
         &mut self.reported
     }
+}
+
+/// 53200. Whoever asked for less is served.
+pub(super) fn no_room(detail: &str) -> Error {
+    Error::limit(SqlState::OUT_OF_MEMORY, "out of memory")
+        .detail(detail)
+        .hint("What clients hold together is limited by max_memory of [server] in pgweir's configuration. Try again, or send less at once.")
 }

@@ -20,7 +20,9 @@
 use crate::error::Error;
 use crate::exec::copy::{Rows, Step};
 use crate::exec::reply::{CopyNote, Expect, Pending, Show};
+use crate::limits::memory::{self, Claim};
 use crate::plan::{CopyIn, Snapshot};
+use crate::session::client::no_room;
 use crate::session::control;
 use crate::session::database::Fetched;
 use crate::session::extended;
@@ -45,6 +47,8 @@ pub(super) struct Copying {
     begun: bool,
     /// the client speaks the extended protocol
     extended: bool,
+    /// for what is held
+    claim: Claim,
 }
 
 /// A COPY into a sharded table is about to be sent to a shard, `pending` is its reply.
@@ -60,7 +64,9 @@ pub(super) fn begin(
     let row_limit = usize::try_from(s.database.options().copy_row_limit.0).unwrap_or(usize::MAX);
     match Rows::new(plan.clone(), snapshot.clone(), client, server, row_limit) {
         Ok(rows) => {
-            s.copying = Some(Box::new(Copying { rows, held: BytesMut::new(), begun: false, extended }));
+            let claim = s.client.claim();
+            s.copying =
+                Some(Box::new(Copying { rows, held: BytesMut::new(), begun: false, extended, claim }));
         }
         Err(refusal) => {
             pending.copy.get_or_insert_default().refusal = Some(refusal);
@@ -193,12 +199,18 @@ async fn feed(s: &mut Session, data: BytesMut, last: bool) -> Result<(), Gone> {
             std::mem::take(&mut copying.held)
         }
     };
+    if !copying.claim.resize(data.capacity()) {
+        let error = no_room("There is no room for the rest of a row.");
+        return fail(s, &copying, error);
+    }
     let mut fetched = Fetched::default();
     // Once the server has failed the COPY, nobody waits for rows.
     while s.run.copy_in.is_some() {
         let trouble = match copying.rows.step(&data, last) {
             Step::Forward(0) => {
-                copying.held = data;
+                // What the row before it took is not kept for it.
+                copying.held = if data.len() < memory::FREE { BytesMut::from(&data[..]) } else { data };
+                copying.claim.resize(copying.held.capacity());
                 s.copying = Some(copying);
                 return Ok(());
             }

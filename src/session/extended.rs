@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result, SqlState};
 use crate::exec::reply::{Described, Expect, ParseNote, Pending, Show};
+use crate::limits::memory::Claim;
 use crate::plan::{CopyIn, Params, Route, Snapshot, Statement, Template};
 use crate::session::config::{self, Followed};
 use crate::session::control::{self, Control, Voice};
@@ -18,7 +19,7 @@ use crate::session::oids::{self, Columns};
 use crate::session::prepare;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{calls_set_config, how, merged, planned_text, rows_of};
-use crate::session::statements::{Identity, Prepared, Statements};
+use crate::session::statements::{Identity, Kept, Prepared, Statements};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::lex::Lexer;
@@ -44,10 +45,9 @@ const CURSORS: usize = 10_000;
 pub(super) type Name = SmallVec<[u8; 24]>;
 
 /// What the extended protocol keeps between messages.
-#[derive(Default)]
 pub struct Extended {
     /// by the client's name; the unnamed one under ""
-    statements: HashMap<Name, Prepared, foldhash::fast::RandomState>,
+    statements: Kept,
     portals: HashMap<Name, Portal, foldhash::fast::RandomState>,
     /// where cursors were declared in SQL: FETCH goes there, and the protocol may name them as portals
     cursors: HashMap<Name, (ShardId, u64), foldhash::fast::RandomState>,
@@ -80,6 +80,20 @@ enum Portal {
 }
 
 impl Extended {
+    /// `claim` is one of nothing.
+    pub(super) fn new(claim: Claim) -> Self {
+        Extended {
+            statements: Kept::new(claim),
+            portals: HashMap::default(),
+            cursors: HashMap::default(),
+            saved: Vec::new(),
+            moment: 0,
+            block: 0,
+            deferred: SmallVec::new(),
+            group: SmallVec::new(),
+            refused: false,
+        }
+    }
     /// Nothing was begun that a Sync must end.
     pub fn is_quiet(&self) -> bool {
         self.deferred.is_empty() && self.group.is_empty()
@@ -161,9 +175,9 @@ impl Extended {
             }
         })
     }
-    /// A statement made by PREPARE in SQL.
-    pub(super) fn keep(&mut self, name: Name, prepared: Prepared) {
-        self.statements.insert(name, prepared);
+    /// A statement made by PREPARE in SQL. Errors: 53200.
+    pub(super) fn keep(&mut self, name: Name, prepared: Prepared) -> Result<()> {
+        self.statements.insert(name, prepared)
     }
     /// Another text for a statement that is an EXECUTE.
     pub(super) fn prepared_mut(&mut self, name: &Name) -> Option<&mut Prepared> {
@@ -204,8 +218,13 @@ pub(super) fn cursor_named(text: &str) -> Option<String> {
     last.map(Cow::into_owned)
 }
 
-/// Serves one message of `len` bytes at the front of the input.
-pub(super) async fn message(s: &mut Session, tag: u8, len: usize) -> Result<(), Gone> {
+/// Serves one message of `len` bytes at the front of the input. `refusal`: why it is not served, and then only its header is there.
+pub(super) async fn message(
+    s: &mut Session,
+    tag: u8,
+    len: usize,
+    refusal: Option<Error>,
+) -> Result<(), Gone> {
     if s.run.skipping && tag != b'S' {
         return Ok(());
     }
@@ -216,13 +235,14 @@ pub(super) async fn message(s: &mut Session, tag: u8, len: usize) -> Result<(), 
             return Ok(());
         }
     }
-    let served = match tag {
-        b'P' => parse(s, len).await,
-        b'B' => bind(s, len).await,
-        b'D' => describe(s, len).await,
-        b'E' => execute(s, len).await,
-        b'C' => close(s, len).await,
-        b'H' => flush(s, len).await,
+    let served = match (tag, refusal) {
+        (_, Some(e)) => Err(e.into()),
+        (b'P', _) => parse(s, len).await,
+        (b'B', _) => bind(s, len).await,
+        (b'D', _) => describe(s, len).await,
+        (b'E', _) => execute(s, len).await,
+        (b'C', _) => close(s, len).await,
+        (b'H', _) => flush(s, len).await,
         _ => return sync(s, len).await,
     };
     match served {
@@ -354,7 +374,7 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
         head: None,
         executes: executes.cloned().map(Box::new),
     };
-    s.extended.statements.insert(name.clone(), prepared);
+    s.extended.statements.insert(name.clone(), prepared)?;
     if served_here {
         s.run.local(backend::parse_complete);
     } else {

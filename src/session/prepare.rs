@@ -182,7 +182,7 @@ pub(super) async fn declare(
     control::aside(s, shard, &format!("DEALLOCATE {}", &text[parts.name]), unready);
     s.drain().await?;
     if s.run.errors == errors {
-        s.extended.keep(key, prepared);
+        s.extended.keep(key, prepared)?;
     }
     if voice == (Voice::Simple { ready: true }) {
         s.run.ready();

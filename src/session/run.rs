@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, SqlState};
 use crate::exec::{Run, Sink};
+use crate::limits::memory::Memory;
 use crate::metrics::RouteKind;
 use crate::plan::{Encodings, Reading, Route, Snapshot, Template};
 use crate::session::baseline::{self, Baseline};
@@ -18,7 +19,7 @@ use crate::txn::{Block, Effect, Txn, aborted};
 use crate::wire::encoding::Encoding;
 use crate::wire::frame::{self, Limits};
 use crate::wire::{backend, frontend};
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -123,13 +124,14 @@ pub async fn serve(
     greeted: Greeted,
     database: Arc<Database>,
     registration: Registration,
+    memory: Arc<Memory>,
     mut shutdown: watch::Receiver<Shutdown>,
 ) {
     let peer = greeted.peer.clone();
     let protocol = greeted.protocol;
     let user = greeted.user.clone();
     let entry = registration.entry.clone();
-    let mut client = Client::new(greeted.stream, greeted.input);
+    let mut client = Client::new(greeted.stream, greeted.input, memory.claim());
     let settings = match baseline::start_settings(&greeted.parameters) {
         Ok(settings) => settings,
         Err(e) => return refuse(&mut client, &e).await,
@@ -158,7 +160,7 @@ pub async fn serve(
         entry,
         txn: Txn::new(database.backends.clone(), user.clone(), running, settings),
         run: Run::default(),
-        extended: Extended::default(),
+        extended: Extended::new(memory.claim()),
         scan: Scan::default(),
         wide: None,
         reading: baseline.reading(&user, server_encoding),
@@ -298,6 +300,7 @@ impl Session {
             return copy::discard(self).await;
         }
         let len = header.len;
+        let refusal = self.client.take_refusal();
         if self.run.is_idle() {
             self.clock.restart();
             self.check_mode()?;
@@ -311,18 +314,33 @@ impl Session {
             // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server
             // ignores it, so no ReadyForQuery answers it (manual, "COPY Operations").
             b'H' | b'S' if self.run.copy_in.is_some() => Ok(()),
-            b'Q' => simple::query(self, len).await,
-            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => extended::message(self, tag, len).await,
+            b'Q' => simple::query(self, len, refusal).await,
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => {
+                extended::message(self, tag, len, refusal).await
+            }
             b'c' | b'f' => copy::end(self, len).await,
             // after a COPY that failed the client's data is still on its way
             b'd' => Ok(()),
-            b'F' => simple::function_call(self, len).await,
+            b'F' => simple::function_call(self, len, refusal).await,
             b'X' => Err(Gone::Client),
             _ => Err(Gone::Fatal(Error::protocol(format!("invalid frontend message type {tag}")))),
         };
         self.run.serving = false;
+        if !self.client.holds() {
+            self.client.input.advance(len);
+            return done;
+        }
+        // What is passed on of a large message counts until a server has taken it.
+        self.scan.clear();
+        self.wide = None;
         self.client.input.advance(len);
-        done
+        self.client.input = BytesMut::from(&self.client.input[..]);
+        let taken = match done {
+            Ok(()) => self.drive(Until::Room).await,
+            gone => gone,
+        };
+        self.client.let_go();
+        taken
     }
 
     /// A statement goes that way.
@@ -478,7 +496,7 @@ impl Session {
                 }
                 Until::Drained => self.run.is_idle() && self.client.poll_flush(cx)?.is_ready(),
                 Until::CopyStarted => self.run.copy_in.is_some() || self.run.is_idle(),
-                Until::Room => self.txn.participants().iter().all(|p| p.link_ref().output.len() < LINK_HIGH),
+                Until::Room => self.has_room(),
             };
             if holds {
                 return Poll::Ready(Ok(()));
@@ -489,7 +507,8 @@ impl Session {
             // While a message is served the one behind it may come in, within bounds; the end of the stream is noticed.
             let listens =
                 matches!(until, Until::Message | Until::Turn) || self.client.input.len() < READ_AHEAD;
-            if !listens {
+            // Whoever does not read its answers is not listened to, nor is one whose statements wait for a server that takes none.
+            if !listens || self.client.is_full() || !self.has_room() {
                 return Poll::Pending;
             }
             match self.client.poll_fill(cx) {
@@ -499,6 +518,11 @@ impl Session {
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
             }
         }
+    }
+
+    /// Links take more.
+    fn has_room(&mut self) -> bool {
+        self.txn.participants().iter().all(|p| p.link_ref().output.len() < LINK_HIGH)
     }
 
     fn look_at_quiet_links(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {

@@ -28,7 +28,9 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// A Query message of `len` bytes at the front of the input.
-pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
+///
+/// `refusal`: why it is not served, and then only its header is there.
+pub(super) async fn query(s: &mut Session, len: usize, refusal: Option<Error>) -> Result<(), Gone> {
     if s.run.skipping {
         // the server, too, ignores a simple message until Sync
         return Ok(());
@@ -40,6 +42,7 @@ pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
             return Ok(());
         }
         let sent = frontend::Query::parse(&s.client.input[HEADER..len]);
+        let sent = refusal.clone().map_or(sent, Err);
         let readable = sent.and_then(|q| match s.reading.encodings.is_utf8_text() {
             true => encoding::utf8(q.text).map(drop),
             false => Ok(()),
@@ -53,7 +56,11 @@ pub(super) async fn query(s: &mut Session, len: usize) -> Result<(), Gone> {
         }
     }
     s.txn.next_flight();
-    match serve(s, len).await {
+    let served = match refusal {
+        Some(e) => Err(e.into()),
+        None => serve(s, len).await,
+    };
+    match served {
         Ok(()) => Ok(()),
         Err(Trouble::Gone(gone)) => Err(gone),
         Err(Trouble::Error(e)) if e.is_fatal() => Err(Gone::Fatal(e)),
@@ -76,10 +83,13 @@ fn fail(s: &mut Session, e: &Error) {
 }
 
 /// FunctionCall: the function is named by an OID, its arguments say nothing of keys.
-pub(super) async fn function_call(s: &mut Session, len: usize) -> Result<(), Gone> {
+pub(super) async fn function_call(s: &mut Session, len: usize, refusal: Option<Error>) -> Result<(), Gone> {
     s.drain().await?;
     s.txn.next_flight();
     let outcome = async {
+        if let Some(e) = refusal {
+            return Err(e.into());
+        }
         let snapshot = s.refresh()?;
         if s.txn.failed() {
             return Err(aborted().into());

@@ -7,17 +7,25 @@
 
 use crate::error::{Error, Result};
 use crate::exec::reply::Described;
+use crate::limits::memory::Claim;
 use crate::plan::{Template, Temporary};
+use crate::session::client::no_room;
+use crate::session::extended::Name;
 use crate::session::prepare::{Executes, Head};
 use crate::sql::scan::{LiteralClass, Scan};
 use crate::txn::settings::List;
 use crate::wire::encoding::Encoding;
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Shared identities that are remembered; a forgotten one gets another name and is parsed again.
 const REMEMBERED: usize = 20_000;
+
+/// What they may take in all, by estimate.
+const REMEMBERED_BYTES: u64 = 32 << 20;
 
 /// What makes two statements the same to a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,16 +89,29 @@ fn harmless(name: &str) -> bool {
     ) || name.starts_with("pgweir.")
 }
 
+/// Weighs identities. None weighs less than its share, so one bound serves for bytes and number.
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<Identity, u64> for Bytes {
+    fn weight(&self, identity: &Identity, _: &u64) -> u64 {
+        let settings: usize = identity.settings.iter().map(|(n, v)| n.len() + v.len() + 32).sum();
+        let bytes = size_of::<Identity>() + identity.text.len() + 4 * identity.types.len() + settings;
+        (bytes as u64).max(REMEMBERED_BYTES / REMEMBERED as u64)
+    }
+}
+
 /// Numbers for identities, shared by all sessions of a database.
 #[derive(Debug)]
 pub struct Statements {
-    known: Cache<Identity, u64>,
+    known: Cache<Identity, u64, Bytes>,
     next: AtomicU64,
 }
 
 impl Default for Statements {
     fn default() -> Self {
-        Statements { known: Cache::new(REMEMBERED), next: AtomicU64::new(1) }
+        let known = Cache::with_weighter(REMEMBERED, REMEMBERED_BYTES, Bytes);
+        Statements { known, next: AtomicU64::new(1) }
     }
 }
 
@@ -119,6 +140,51 @@ impl Statements {
     /// A number for a statement that is not shared.
     pub fn fresh(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The statements of a session, by the names that its client has given them.
+#[derive(Debug)]
+pub(super) struct Kept {
+    statements: HashMap<Name, Prepared, foldhash::fast::RandomState>,
+    /// what they take, by estimate
+    bytes: usize,
+    claim: Claim,
+}
+
+impl Kept {
+    /// `claim` is one of nothing.
+    pub(super) fn new(claim: Claim) -> Self {
+        Kept { statements: HashMap::default(), bytes: 0, claim }
+    }
+    pub(super) fn get(&self, name: &[u8]) -> Option<&Prepared> {
+        self.statements.get(name)
+    }
+    pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Prepared> {
+        self.statements.get_mut(name)
+    }
+    /// In the place of one of the same name. Errors: 53200, and then there is none of that name.
+    pub(super) fn insert(&mut self, name: Name, prepared: Prepared) -> Result<()> {
+        drop(self.remove(&name));
+        let bytes = prepared.bytes();
+        if !self.claim.resize(self.bytes + bytes) {
+            return Err(no_room("There is no room for another prepared statement."));
+        }
+        self.bytes += bytes;
+        self.statements.insert(name, prepared);
+        Ok(())
+    }
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Prepared> {
+        let prepared = self.statements.remove(name)?;
+        // EXECUTE may have got another text meanwhile, of about the same length.
+        self.bytes = self.bytes.saturating_sub(prepared.bytes());
+        self.claim.resize(self.bytes);
+        Some(prepared)
+    }
+    pub(super) fn clear(&mut self) {
+        self.statements = HashMap::default();
+        self.bytes = 0;
+        self.claim.release();
     }
 }
 
@@ -156,6 +222,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// What it takes, by estimate. The template is shared.
+    fn bytes(&self) -> usize {
+        let original = self.original.as_ref().map_or(0, |o| o.len());
+        size_of::<Self>() + self.text.len() + original + 4 * self.types.len() + self.scan.bytes()
+    }
+
     /// As the client sent it.
     pub fn sent(&self) -> &[u8] {
         self.original.as_deref().unwrap_or(self.text.as_bytes())

@@ -188,6 +188,13 @@ impl Scan {
         Scan::default()
     }
 
+    /// What it has allocated, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.normalized.capacity()
+            + self.literals.capacity() * size_of::<Literal>()
+            + self.pieces.capacity() * size_of::<Piece>()
+    }
+
     /// Forgets the text, keeps the memory (up to a limit).
     pub fn clear(&mut self) {
         self.normalized.clear();

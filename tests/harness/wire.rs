@@ -91,6 +91,11 @@ impl Wire {
         }
     }
 
+    /// The connection itself, for a client that does not keep to the rules.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     pub fn flush(&mut self) -> &mut Self {
         self.stream.write_all(&self.output).unwrap();
         self.output.clear();

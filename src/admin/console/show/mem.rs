@@ -15,6 +15,10 @@ pub const COLUMNS: &[(&str, Kind)] = &[
 pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
     let figures = proxy.figures();
     table.row(["process".into(), 0i64.into(), 1i64.into(), 0i64.into(), figures.resident.into()]);
+    // what max_memory of [server] limits, in units of 1 KiB: those that are held, and those that may be held beside them
+    let (held, free) = (figures.held, figures.max_held.saturating_sub(figures.held));
+    let int4 = |bytes: u64| i64::from(i32::try_from(bytes >> 10).unwrap_or(i32::MAX));
+    table.row(["clients".into(), 1024i64.into(), int4(held).into(), int4(free).into(), held.into()]);
     for host in proxy.databases() {
         let name = format!("plan_cache/{}", host.name);
         table.row([
