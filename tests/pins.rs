@@ -4,12 +4,29 @@
 mod harness;
 
 use harness::console::{cell, code, show, until};
+use harness::wire::Wire;
 use harness::{Harness, Setup};
 use pgweir::cluster::Options;
 use tokio_postgres::Client;
 
 const OPERATORS: &str = "[admin]\nusers = [\"app\"]\n";
-const SCHEMA: &str = "CREATE TABLE plain (id int PRIMARY KEY, what text); CREATE SEQUENCE counter;";
+const SCHEMA: &str = "CREATE TABLE plain (id int PRIMARY KEY, what text); CREATE SEQUENCE counter;
+    CREATE TABLE numbered (id serial PRIMARY KEY, what text);
+    CREATE TABLE identified (id int GENERATED ALWAYS AS IDENTITY, what text);
+    CREATE FUNCTION sets() RETURNS bool LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM set_config('work_mem', '7MB', false); RETURN true; END $$;
+    CREATE FUNCTION sets(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM sets(); RETURN 1; END $$;
+    CREATE TABLE by_default (a int, b bool DEFAULT sets());
+    CREATE TABLE by_text (a int, b text DEFAULT set_config('work_mem', '7MB', false));
+    CREATE TABLE by_check (a int CHECK (sets()));
+    CREATE TABLE by_rule (a int);
+    CREATE RULE also AS ON INSERT TO by_rule DO ALSO SELECT sets();
+    CREATE TABLE by_index (a int);
+    CREATE INDEX ON by_index (sets(a));
+    CREATE TABLE parent (a int PRIMARY KEY);
+    CREATE FUNCTION pulled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM sets(); RETURN old; END $$;
+    CREATE TABLE child (a int REFERENCES parent ON DELETE CASCADE);
+    CREATE TRIGGER pulled BEFORE DELETE ON child FOR EACH ROW EXECUTE FUNCTION pulled();";
 
 async fn one_link(settings: &[&str]) -> Harness {
     let mut all = vec!["database.app.pool_size=1", "database.app.checkout_timeout=400ms"];
@@ -173,4 +190,109 @@ async fn there_is_a_limit_on_links_that_sessions_keep() {
         second.simple_query("CREATE TEMP TABLE t (a int)").await.is_ok()
     })
     .await;
+}
+
+async fn one(client: &Client, sql: &str) -> Result<String, String> {
+    let answer = client.simple_query(sql).await.map_err(|e| code(&e))?;
+    let row = answer.iter().find_map(|m| match m {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(row.unwrap_or_default().to_owned())
+}
+
+/// On one link for both: what one session takes from a sequence by the default of a column is never told to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sequences_answer_is_of_the_session() {
+    const UNDEFINED: &str = "55000";
+    let h = one_link(&[]).await;
+    let (one_session, other) = (h.client().await, h.client().await);
+    let forget = "DISCARD SEQUENCES";
+    for insert in [
+        "INSERT INTO numbered (what) VALUES ('a')",
+        "INSERT INTO identified (what) VALUES ('a')",
+        "WITH i AS (INSERT INTO identified (what) VALUES ('a') RETURNING id) SELECT FROM i",
+        "MERGE INTO numbered USING (SELECT 1) s ON false WHEN NOT MATCHED THEN INSERT (what) VALUES ('a')",
+        "UPDATE numbered SET id = DEFAULT WHERE id = (SELECT max(id) FROM numbered)",
+        "PREPARE i AS INSERT INTO numbered (what) VALUES ('a'); EXECUTE i; DEALLOCATE i",
+    ] {
+        run(&one_session, insert).await;
+        assert_eq!(one(&other, "SELECT lastval()").await.unwrap_err(), UNDEFINED, "behind {insert}");
+        run(&other, forget).await;
+        // in a block the answer is there, whoever had the link before
+        run(&other, "INSERT INTO identified (what) VALUES ('theirs')").await;
+        run(&one_session, "BEGIN").await;
+        run(&one_session, "INSERT INTO numbered (what) VALUES ('b')").await;
+        let id = one(&one_session, "SELECT max(id) FROM numbered").await.unwrap();
+        assert_eq!(one(&one_session, "SELECT lastval()").await.unwrap(), id);
+        let theirs = one(&one_session, "SELECT currval('identified_id_seq')").await;
+        assert_eq!(theirs.unwrap_err(), UNDEFINED);
+        run(&one_session, "ROLLBACK").await;
+        run(&one_session, forget).await;
+    }
+    // outside blocks it is the session's own, or it is not there
+    run(&other, "INSERT INTO identified (what) VALUES ('theirs')").await;
+    run(&one_session, "INSERT INTO numbered (what) VALUES ('c')").await;
+    assert_eq!(one(&one_session, "SELECT currval('identified_id_seq')").await.unwrap_err(), UNDEFINED);
+    run(&one_session, "INSERT INTO numbered (what) VALUES ('d')").await;
+    let id = one(&one_session, "SELECT max(id) FROM numbered").await.unwrap();
+    assert_eq!(one(&one_session, "SELECT lastval()").await.unwrap(), id, "the link is kept from then on");
+}
+
+/// Code that a write calls without naming it.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_call_code_keep_the_link() {
+    let h = one_link(&[]).await;
+    let other = h.client().await;
+    for write in [
+        "INSERT INTO by_default (a) VALUES (1)",
+        "INSERT INTO by_text (a) VALUES (1)",
+        "INSERT INTO by_check VALUES (1)",
+        "UPDATE by_check SET a = 2",
+        "INSERT INTO by_rule VALUES (1)",
+        "INSERT INTO by_index VALUES (1)",
+        "DELETE FROM parent",
+        "UPDATE pg_settings SET setting = '7168' WHERE name = 'work_mem'",
+    ] {
+        let holder = h.client().await;
+        run(&holder, write).await;
+        assert!(!is_lent(&other).await, "{write}");
+        drop(holder);
+        until(write, async || is_lent(&other).await).await;
+        assert_ne!(one(&other, "SHOW work_mem").await.unwrap(), "7MB", "{write}");
+    }
+    let mut wire = Wire::connect(&h.url(), &[]).unwrap();
+    // FunctionCall of set_config
+    let arguments = ["work_mem", "7MB", "f"];
+    let mut body = [&2078u32.to_be_bytes()[..], &[0, 0, 0, 3]].concat();
+    for argument in arguments {
+        body.extend((argument.len() as u32).to_be_bytes());
+        body.extend(argument.as_bytes());
+    }
+    body.extend([0, 0]);
+    let message = [&b"F"[..], &(body.len() as u32 + 4).to_be_bytes()[..], &body].concat();
+    wire.raw(&message).hear(1);
+    assert!(!is_lent(&other).await, "FunctionCall");
+    assert!(wire.q("SHOW work_mem").hear(1).concat().contains("7MB"));
+}
+
+/// Statements that sessions share have names on links, which are no session's.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_shared_statements_are_nobodys() {
+    let h = one_link(&[]).await;
+    let (one_session, other) = (h.client().await, h.client().await);
+    run(&other, "PREPARE mine AS SELECT 'mine'").await;
+    run(&other, "EXECUTE mine").await;
+    run(&one_session, "SELECT 1").await;
+    run(&one_session, "CREATE TEMP TABLE t (a int)").await;
+    for number in 1..9 {
+        let name = format!("pgweir_{number}");
+        assert_eq!(one(&one_session, &format!("PREPARE {name} AS SELECT 1")).await.unwrap_err(), "0A000");
+        assert_eq!(one(&one_session, &format!("EXECUTE {name}")).await.unwrap_err(), "26000");
+        assert_eq!(one(&one_session, &format!("DEALLOCATE {name}")).await.unwrap_err(), "26000");
+    }
+    run(&one_session, "DROP TABLE t").await;
+    assert_eq!(one(&other, "EXECUTE mine").await.unwrap(), "mine");
+    // and among the statements of one message there is no DISCARD ALL
+    assert_eq!(one(&other, "DISCARD ALL; SELECT 1").await.unwrap_err(), "25001");
 }

@@ -562,6 +562,8 @@ fn cursors(h: &Harness, a: i64, b: i64) {
         t.extend(w.s().hear(1));
         t.extend(asks(w, &[on("c", a), "FETCH 1 FROM p".into()]));
         t.extend(w.dp("c").e("c", 0).s().hear(1));
+        t.extend(w.cp("c").s().hear(1));
+        t.extend(asks(w, &["SAVEPOINT u".into(), "FETCH c".into(), "ROLLBACK TO u".into()]));
         t.extend(ask(w, &on("p", a)));
         t.extend(ask(w, "ROLLBACK"));
         // more than anybody would declare

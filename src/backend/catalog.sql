@@ -144,8 +144,9 @@ join pg_catalog.pg_language l on l.oid = p.prolang
 where p.provolatile <> 'i' and l.lanname not in ('internal', 'c') and p.oid >= 16384
 order by c.oid;
 
--- Functions that may leave something in the server session which pgweir does not follow, and those that call them: their
--- triggers' tables come last. Extensions named here keep nothing.
+-- Functions that may leave something in the server session which pgweir does not follow, and those that call them. Last come
+-- the tables whose triggers, defaults, checks, rules or indexes call them, and those whose rows pull such tables' along.
+-- Extensions named here keep nothing.
 with recursive source as (
     select p.oid, p.pronamespace, p.proname, p.provolatile, l.lanname,
         pg_catalog.lower(case when p.prosqlbody is null then p.prosrc else pg_catalog.pg_get_function_sqlbody(p.oid) end) as body
@@ -163,10 +164,33 @@ with recursive source as (
     select s.oid, s.pronamespace, s.proname
     from lingering g join source s on s.lanname <> 'c' and pg_catalog.strpos(s.body, pg_catalog.lower(g.proname)) > 0
 )
+, depending as (
+    select d.classid, d.objid from pg_catalog.pg_depend d join lingering g on g.oid = d.refobjid
+    where d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+), written(relid) as (
+    select t.tgrelid from pg_catalog.pg_trigger t join lingering g on g.oid = t.tgfoid where not t.tgisinternal
+    union
+    select x.adrelid from pg_catalog.pg_attrdef x
+    where pg_catalog.pg_get_expr(x.adbin, x.adrelid) ~ 'set_config|advisory_'
+        or x.oid in (select objid from depending where classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass)
+    union
+    select k.conrelid from pg_catalog.pg_constraint k
+    where k.contype = 'c' and k.conrelid <> 0
+        and (pg_catalog.pg_get_expr(k.conbin, k.conrelid) ~ 'set_config|advisory_'
+            or k.oid in (select objid from depending where classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass))
+    union
+    select r.ev_class from pg_catalog.pg_rewrite r
+    join depending d on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and d.objid = r.oid
+    union
+    select i.indrelid from pg_catalog.pg_index i
+    join depending d on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = i.indexrelid
+    union
+    select k.confrelid from written w join pg_catalog.pg_constraint k on k.contype = 'f' and k.conrelid = w.relid
+    where k.confdeltype in ('c', 'n', 'd') or k.confupdtype in ('c', 'n', 'd')
+)
 select n.nspname, g.proname, null::pg_catalog.oid
 from lingering g join pg_catalog.pg_namespace n on n.oid = g.pronamespace
 union all
-select null, null, t.tgrelid
-from pg_catalog.pg_trigger t join lingering g on g.oid = t.tgfoid where not t.tgisinternal;
+select null, null, w.relid from written w;
 
 commit;

@@ -114,6 +114,7 @@ impl Connector {
                 statements: Default::default(),
                 prepared_at: Default::default(),
                 notified_by: 0,
+                sequences_at: 0,
                 broken: false,
                 pinned: false,
                 born: now,

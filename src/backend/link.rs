@@ -53,6 +53,8 @@ pub struct Link {
     pub prepared_at: std::collections::HashMap<u64, u64, foldhash::fast::RandomState>,
     /// the session that last sent what may notify; 0: what its server process has notified was handed out
     pub notified_by: i32,
+    /// when a statement was sent that may have taken a value of a sequence, in steps of pgweir's own; 0: none was
+    pub sequences_at: u64,
     /// must not be used again
     pub broken: bool,
     /// holds state of one session (temporary tables, locks ...): closed, not pooled, when that session lets go
@@ -67,6 +69,19 @@ impl Link {
     /// Appends to what will be sent; nothing goes out before `poll_flush`.
     pub fn send(&mut self, bytes: &[u8]) {
         self.output.extend_from_slice(bytes);
+    }
+
+    /// A statement is sent to be prepared. `at`: see `prepared_at`, which keeps nothing for long of statements that have gone.
+    pub(crate) fn prepares(&mut self, name: Box<str>, number: u64, at: u64) {
+        const GONE: usize = 1024;
+        if let Some(before) = self.statements.insert(name, number) {
+            self.prepared_at.remove(&before);
+        }
+        self.prepared_at.insert(number, at);
+        if self.prepared_at.len() > self.statements.len() + GONE {
+            let there: std::collections::HashSet<u64> = self.statements.values().copied().collect();
+            self.prepared_at.retain(|number, _| there.contains(number));
+        }
     }
 
     /// Sends as much as the socket takes. Ready when all is sent.
@@ -142,7 +157,9 @@ impl Link {
             return false;
         }
         self.statements.clear();
+        self.prepared_at.clear();
         self.applied = Some(Arc::default());
+        self.sequences_at = 0;
         self.pinned = false;
         self.settle()
     }

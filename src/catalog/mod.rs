@@ -154,7 +154,7 @@ pub struct Catalog {
     /// functions that may leave something in the server session which no statement tells of: settings, locks, state of
     /// their own
     pub lingering: HashSet<QualifiedName>,
-    /// tables with triggers that are such functions
+    /// tables that call such functions when they are written
     pub lingering_tables: HashSet<QualifiedName>,
     /// from the object ids of other shards to those of this one
     pub oids: oids::Translations,
@@ -165,10 +165,17 @@ impl Catalog {
         self.tables.get(&QualifiedName { schema: schema.into(), name: name.into() })
     }
 
-    /// Whether triggers of the table, or of tables below it, may leave something in the server session.
+    /// Whether a write to the table, or to tables below it, may leave something in the server session.
     pub fn writing_lingers(&self, table: &Table) -> bool {
-        !self.lingering_tables.is_empty()
-            && (self.lingering_tables.contains(&table.name)
-                || table.children.iter().filter_map(|c| self.tables.get(c)).any(|c| self.writing_lingers(c)))
+        // an UPDATE of that view is a SET
+        let settings = &*table.name.name == "pg_settings" && &*table.name.schema == "pg_catalog";
+        settings
+            || !self.lingering_tables.is_empty()
+                && (self.lingering_tables.contains(&table.name)
+                    || table
+                        .children
+                        .iter()
+                        .filter_map(|c| self.tables.get(c))
+                        .any(|c| self.writing_lingers(c)))
     }
 }

@@ -3,7 +3,7 @@
 //! ([`Catalog::lingering`]); here are the ways by which a statement comes to call them unseen.
 
 use super::{Class, NotUnderstood, Statement};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Column, Table};
 use crate::sql::facts::Facts;
 use regex::Regex;
 use std::sync::LazyLock;
@@ -42,6 +42,21 @@ pub(super) fn may_linger(
             names.any(|n| named(&n.name))
         }
     }
+}
+
+/// Whether a statement may take values of sequences that it does not name: by defaults, or in code.
+pub(super) fn may_advance(facts: &Result<Facts, NotUnderstood>) -> bool {
+    let Ok(facts) = facts else { return true };
+    let numbers = |table: &Table| {
+        let from_sequence =
+            |c: &Column| c.identity || c.default.as_deref().is_some_and(|d| d.contains("nextval("));
+        table.has_rules
+            || table.has_triggers
+            || table.view_definition.is_some()
+            || table.columns.iter().any(from_sequence)
+    };
+    facts.functions.iter().any(|f| !f.builtin && f.volatile)
+        || facts.occurrences.iter().any(|o| o.access.writes() && numbers(&o.table))
 }
 
 /// Whether the text of DDL speaks of what calls functions.

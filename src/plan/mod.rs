@@ -190,6 +190,8 @@ pub struct Template {
     pub touches_temporaries: bool,
     /// DDL that may make functions, or have them called
     pub defines_code: bool,
+    /// it may take values of sequences that it does not name
+    pub advances: bool,
     /// the parser does not understand the text: if a server does not either, its error is the better one
     pub unread: bool,
     goal: Goal,
@@ -406,6 +408,7 @@ impl Template {
             read_only: matches!(class, Class::Empty | Class::Show(_) | Class::Fetch | Class::CloseCursor),
             effects: program::effects_of_text(&class, normalized),
             touches_temporaries: false,
+            advances: matches!(class, Class::Ddl { .. } | Class::Do | Class::Call | Class::Other),
             defines_code: matches!(class, Class::Ddl { .. }) && lingering::may_define(normalized),
             unread: false,
             goal: Goal::Session,
@@ -465,6 +468,7 @@ impl Template {
             return;
         }
         let facts = utility::facts(&self.class, statement, snapshot, &self.reading);
+        self.advances |= lingering::may_advance(&facts);
         if lingering::may_linger(&self.class, &facts, statement, &self.normalized, &snapshot.catalog) {
             self.effects.push(SessionEffect::Lingering);
         }

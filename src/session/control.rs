@@ -430,7 +430,8 @@ pub(super) async fn execute(
             }
         }
         Control::DiscardAll => {
-            if s.txn.in_block() {
+            // or among the statements of one message
+            if s.txn.in_block() || voice == (Voice::Simple { ready: false }) {
                 let refused = "DISCARD ALL cannot run inside a transaction block";
                 return Err(Error::client(SqlState::ACTIVE_SQL_TRANSACTION, refused).into());
             }
@@ -460,7 +461,7 @@ pub(super) async fn execute(
             listen::tell_of_cut(s, name, text);
             if s.extended.deallocate(name) {
                 answer(s, tag, voice);
-            } else if let Some(shard) = s.txn.nearest() {
+            } else if let Some(shard) = s.txn.nearest().filter(|_| !prepare::is_reserved(name)) {
                 // made by SQL on the link that this session holds
                 main(s, shard, text, voice, None);
             } else {

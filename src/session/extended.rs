@@ -24,7 +24,7 @@ use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::lex::Lexer;
 use crate::sql::scan::{Piece, Scan};
-use crate::txn::{Txn, aborted};
+use crate::txn::{Pins, Txn, aborted};
 use crate::wire::backend;
 use crate::wire::encoding;
 use crate::wire::frame::HEADER;
@@ -655,8 +655,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         let types = oids::declared(prepared, translation.as_deref())?;
         make_room(link, &mut s.run, on);
         frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.sent(), &types);
-        link.statements.insert(prepared.server_name.clone(), prepared.number);
-        link.prepared_at.insert(prepared.number, s.database.statements.fresh());
+        link.prepares(prepared.server_name.clone(), prepared.number, s.database.statements.fresh());
         let mut pending = Pending::new(on, Expect::Parse);
         pending.parse = Some(note(prepared));
         s.run.push(pending);
@@ -736,8 +735,7 @@ pub(super) fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()>
             Expect::Parse
         }
     };
-    link.statements.insert(prepared.server_name.clone(), prepared.number);
-    link.prepared_at.insert(prepared.number, s.database.statements.fresh());
+    link.prepares(prepared.server_name.clone(), prepared.number, s.database.statements.fresh());
     let mut pending = Pending::swallowed(shard, expect);
     pending.parse = Some(note(prepared));
     s.run.push(pending);
@@ -986,6 +984,13 @@ async fn close(s: &mut Session, len: usize) -> Served<()> {
             if let Some(Portal::On { shard, .. }) = s.extended.portals.remove(&name)
                 && s.txn.holds(shard)
             {
+                return to_portal(s, shard, len, &name, Pending::new(shard, Expect::Close)).await;
+            }
+            // a cursor that was declared in SQL is one as well
+            if let Some((shard, _)) = s.extended.cursors.remove(&name)
+                && s.txn.holds(shard)
+            {
+                s.txn.doubt(Pins::CURSORS);
                 return to_portal(s, shard, len, &name, Pending::new(shard, Expect::Close)).await;
             }
         }

@@ -14,7 +14,7 @@ use crate::session::run::{Gone, Session};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
-use crate::txn::{Effect, Pins, Txn};
+use crate::txn::{Effect, Pins, Sequences, Txn};
 use crate::wire::frontend::{self, Target};
 use std::sync::Arc;
 
@@ -91,6 +91,15 @@ const ON_COMPLETION: Pins = Pins::LIBRARIES.and(Pins::SETTINGS);
 pub(super) fn effect(template: &Template) -> Option<Effect> {
     let pins = pins(template) & ON_COMPLETION;
     (!pins.is_empty()).then_some(Effect::Pin(pins))
+}
+
+/// What it does with the sequences of the server session.
+pub(super) fn sequences(template: &Template) -> Sequences {
+    match template.effects.contains(&SessionEffect::SequenceState) {
+        true => Sequences::Asks,
+        false if template.advances => Sequences::Advances,
+        false => Sequences::Untouched,
+    }
 }
 
 /// A statement of that template is sent to a shard.

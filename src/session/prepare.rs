@@ -59,6 +59,7 @@ pub(super) fn parsed(s: &Session, text: &str) -> Result<Option<(String, Executes
             Ok(Some((renamed, Executes { execute, text: text.into(), number: target.number })))
         }
         Some(_) => Err(Error::unsupported("EXECUTE of a statement that has no name on servers")),
+        None if is_reserved(&execute.name) => Err(missing(&execute.name)),
         None => Ok(None),
     }
 }
@@ -117,6 +118,11 @@ pub(super) fn fits(template: &Template) -> Result<()> {
     Ok(())
 }
 
+/// Names that links have for all sessions: those of one session are looked up nowhere but with itself.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name.starts_with("pgweir_")
+}
+
 /// PREPARE: a server is shown the client's words, and says what is wrong with them.
 ///
 /// Errors: 42P05 when there is a statement of that name.
@@ -131,6 +137,11 @@ pub(super) async fn declare(
     if extended::statement(&mut s.extended, s.run.is_idle(), &key).is_some() {
         let message = format!("prepared statement \"{name}\" already exists");
         return Err(Error::client(SqlState::DUPLICATE_PREPARED_STATEMENT, message).into());
+    }
+    if is_reserved(name) {
+        return Err(Error::unsupported("PREPARE of a name that begins with pgweir_")
+            .hint("Use another name: servers know pgweir's own statements by such.")
+            .into());
     }
     let Some(parts) = prepare::prepare(text) else {
         return Err(Error::internal("a PREPARE that cannot be taken apart").into());
@@ -207,7 +218,8 @@ pub(super) async fn run(
     snapshot: &Arc<Snapshot>,
 ) -> Served<bool> {
     let key = Name::from_slice(execute.name.as_bytes());
-    if s.extended.prepared(&key).is_none() && s.txn.participants().iter().any(|p| p.link_ref().pinned) {
+    let elsewhere = s.extended.prepared(&key).is_none() && !is_reserved(&execute.name);
+    if elsewhere && s.txn.participants().iter().any(|p| p.link_ref().pinned) {
         return Ok(false);
     }
     listen::tell_of_cut(s, &execute.name, &text[execute.place.clone()]);

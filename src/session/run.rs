@@ -15,7 +15,7 @@ use crate::session::turn::Turn;
 use crate::session::{Greeted, Shutdown, control, copy, extended, holdings, listen, simple};
 use crate::shards::ShardId;
 use crate::sql::scan::{Hints, Scan};
-use crate::txn::{Block, Effect, Txn, aborted};
+use crate::txn::{Block, Effect, Sequences, Txn, aborted};
 use crate::wire::encoding::Encoding;
 use crate::wire::frame::{self, Limits};
 use crate::wire::{backend, frontend};
@@ -731,7 +731,10 @@ impl Session {
         {
             p.only_asked = how.asks && (p.only_asked || !p.began);
         }
-        let count = self.txn.enlist(shard, how.describe_only, replaced);
+        let mut count = self.txn.enlist(shard, how.describe_only, replaced);
+        if !how.describe_only {
+            count += self.txn.knows_sequences(shard, how.sequences);
+        }
         self.run.injected(shard, count);
         if how.apart && count > 0 && !self.extended.group.contains(&shard) {
             // What cannot run in a transaction cannot run behind injected statements either.
@@ -779,6 +782,7 @@ pub(super) struct Enlist {
     pub apart: bool,
     /// the session may have to keep the link
     pub keeps: bool,
+    pub sequences: Sequences,
 }
 
 /// Errors of serving one message: the client's to see, or the end.

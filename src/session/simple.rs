@@ -19,7 +19,7 @@ use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
 use crate::sql::prepare::Execute;
 use crate::sql::scan::Hints;
-use crate::txn::{Begin, Block, Effect, Pins, aborted};
+use crate::txn::{Begin, Block, Effect, Pins, Sequences, aborted};
 use crate::wire::backend;
 use crate::wire::encoding::{self, Encoding};
 use crate::wire::frame::HEADER;
@@ -82,6 +82,15 @@ fn fail(s: &mut Session, e: &Error) {
     s.txn.fail();
 }
 
+/// Functions of large objects (pg_proc.dat), for which clients' libraries use FunctionCall. They leave nothing in a session.
+const LARGE_OBJECTS: &[u32] =
+    &[715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
+
+/// The function that a FunctionCall names.
+fn function_called(body: &[u8]) -> Option<u32> {
+    body.first_chunk().map(|oid| u32::from_be_bytes(*oid))
+}
+
 /// FunctionCall: the function is named by an OID, its arguments say nothing of keys.
 pub(super) async fn function_call(s: &mut Session, len: usize, refusal: Option<Error>) -> Result<(), Gone> {
     s.drain().await?;
@@ -100,7 +109,14 @@ pub(super) async fn function_call(s: &mut Session, len: usize, refusal: Option<E
                 .into());
         }
         let shard = snapshot.map.default_shard;
-        s.enlist(shard, Enlist { writes: true, reads: true, ..Enlist::default() }, &snapshot).await?;
+        let pins = match function_called(&s.client.input[HEADER..len]) {
+            Some(oid) if LARGE_OBJECTS.contains(&oid) => Pins::NONE,
+            _ => Pins::CODE,
+        };
+        let sequences = Sequences::Asks;
+        s.enlist(shard, Enlist { writes: true, reads: true, sequences, ..Enlist::default() }, &snapshot)
+            .await?;
+        s.txn.pin(shard, pins);
         s.barrier = true;
         forward(s, shard, len, Pending::new(shard, Expect::Query).writes(true));
         Ok(())
@@ -400,6 +416,7 @@ pub(super) fn how(template: &Template, asks: bool) -> Enlist {
         describe_only: false,
         asks,
         apart,
+        sequences: holdings::sequences(template),
         // Procedural code seldom leaves anything: it is not refused for what it could do.
         keeps: !matches!(template.class, Class::Do | Class::Call) && !holdings::pins(template).is_empty(),
     }
@@ -462,6 +479,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let mut together = !s.txn.failed();
     let (mut writes, mut reads, mut apart, mut schema, mut code) = (false, false, false, false, false);
     let (mut pins, mut keeps) = (Pins::NONE, false);
+    let mut sequences = Sequences::Untouched;
     // Names of later statements mean what they mean once the temporary relations are known.
     let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
     let mut copies: Vec<(usize, Arc<Template>)> = Vec::new();
@@ -525,6 +543,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 writes |= how.writes;
                 reads |= how.reads;
                 apart |= how.apart;
+                sequences = sequences.max(how.sequences);
                 schema |= matches!(template.class, Class::Ddl { temp: false });
                 code |= template.defines_code;
                 if template.class == Class::Copy {
@@ -563,7 +582,8 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
         for (piece, template) in &copies {
             copy_fits(s, len, *piece, template, shard, snapshot).await?;
         }
-        s.enlist(shard, Enlist { writes, reads, apart, keeps, ..Enlist::default() }, snapshot).await?;
+        s.enlist(shard, Enlist { writes, reads, apart, keeps, sequences, ..Enlist::default() }, snapshot)
+            .await?;
         s.txn.pin(shard, pins);
         if touches {
             s.txn.touches_temporaries(shard);

@@ -31,6 +31,26 @@ impl Journal {
     pub fn push(&mut self, entry: Entry) {
         self.entries.push(entry);
     }
+    /// The same where no participant has only a part of the entries: a setting that is made again and again is kept once between
+    /// two savepoints, so that a long block costs no more than a short one.
+    pub fn push_over(&mut self, entry: Entry) {
+        if let Entry::Set { name, local, .. } = &entry
+            && !is_more_than_its_value(name)
+        {
+            let again =
+                |e: &Entry| matches!(e, Entry::Set { name: n, local: l, .. } if n == name && l == local);
+            let bound = |e: &Entry| matches!(e, Entry::Savepoint(_) | Entry::ResetAll);
+            let before = self
+                .entries
+                .iter()
+                .rposition(|e| again(e) || bound(e))
+                .filter(|at| again(&self.entries[*at]));
+            if let Some(at) = before {
+                self.entries.remove(at);
+            }
+        }
+        self.entries.push(entry);
+    }
     pub fn clear(&mut self) {
         self.entries.clear();
     }
@@ -152,6 +172,11 @@ impl Journal {
     }
 }
 
+/// What it was before matters to what it becomes, or its place among others does.
+fn is_more_than_its_value(name: &str) -> bool {
+    matches!(name, "datestyle" | "role" | "session_authorization")
+}
+
 fn quoted_savepoint(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -182,6 +207,34 @@ mod tests {
 
     fn set(name: &str, to: &str) -> Entry {
         Entry::Set { name: name.into(), statement: Some(format!("SET {name} TO {to}").into()), local: false }
+    }
+
+    #[test]
+    fn a_setting_made_again_and_again_is_kept_once() {
+        let local = |value: &str| Entry::Set {
+            name: "a".into(),
+            statement: Some(format!("SET LOCAL a TO {value}").into()),
+            local: true,
+        };
+        let mut j = Journal::default();
+        for i in 0..1000 {
+            j.push_over(set("a", &i.to_string()));
+            j.push_over(set("b", &i.to_string()));
+            j.push_over(local(&i.to_string()));
+        }
+        let base = Settings::default();
+        assert_eq!(j.statements(0, &base), ["SET a TO 999", "SET b TO 999", "SET LOCAL a TO 999"]);
+        assert_eq!(j.lasting(&base).statement("a"), Some("SET a TO 999"));
+        assert_eq!(j.over(&base).statement("a"), Some("SET LOCAL a TO 999"));
+        j.push_over(Entry::Savepoint("s".into()));
+        j.push_over(set("b", "1000"));
+        j.push_over(set("b", "1001"));
+        assert_eq!(j.len(), 5);
+        j.rollback_to("s");
+        assert_eq!(j.over(&base).statement("b"), Some("SET b TO 999"));
+        j.push_over(set("datestyle", "dmy"));
+        j.push_over(set("datestyle", "sql"));
+        assert_eq!(j.len(), 6);
     }
 
     #[test]

@@ -46,6 +46,7 @@ use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -122,6 +123,20 @@ pub enum Effect {
     Nothing,
 }
 
+/// What a statement does with that state of a server session which currval and lastval tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Sequences {
+    #[default]
+    Untouched,
+    /// it may take a value, as the default of a column
+    Advances,
+    /// it calls nextval, currval and so on itself
+    Asks,
+}
+
+/// Moments at which sequences were advanced: no two are the same, in whatever session.
+static MOMENTS: AtomicU64 = AtomicU64::new(1);
+
 /// What a session listens to.
 pub type Channels = BTreeSet<Arc<str>>;
 
@@ -159,6 +174,8 @@ pub struct Participant {
     refused: bool,
     /// not to be released although nothing is awaited
     kept: bool,
+    /// all that its server session knows of sequences is this client's
+    own_sequences: bool,
 }
 
 /// What the server session of a link has of temporary relations.
@@ -213,6 +230,8 @@ pub struct Txn {
     /// number of what is sent now: one for each simple message, and for all up to a Sync
     flight: u64,
     blocks: u64,
+    /// when the session last sent what may have advanced a sequence, see `Link::sequences_at`
+    sequences_at: u64,
     /// links stay until the client leaves
     keeps_links: bool,
 }
@@ -239,6 +258,7 @@ impl Txn {
             ending: None,
             flight: 1,
             blocks: 0,
+            sequences_at: 0,
             keeps_links: false,
         }
     }
@@ -305,6 +325,9 @@ impl Txn {
     pub fn refuses(&mut self, shard: ShardId) {
         if let Some(p) = self.participant(shard) {
             p.refused = true;
+            // so was what stood behind it
+            p.own_sequences = false;
+            p.link().sequences_at = MOMENTS.fetch_add(2, Ordering::Relaxed);
         }
     }
     /// Blocks that have ended so far.
@@ -507,6 +530,7 @@ impl Txn {
             replaced: false,
             refused: false,
             kept: false,
+            own_sequences: false,
         });
         Ok(())
     }
@@ -582,6 +606,32 @@ impl Txn {
         count
     }
 
+    /// Before a statement that has to do with sequences: what the server session knows of them from another client, or from
+    /// an earlier time of this one's, is not to be told. Returns how many statements were put in front, as [`Txn::enlist`] does.
+    ///
+    /// Outside blocks, where the link goes back behind the statement, a value is only taken: then the link is marked as one that
+    /// has to forget before it may be asked.
+    pub fn knows_sequences(&mut self, shard: ShardId, what: Sequences) -> usize {
+        if what == Sequences::Untouched {
+            return 0;
+        }
+        let last = self.sequences_at;
+        let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return 0 };
+        let there = p.link_ref().sequences_at;
+        let foreign = there != 0 && there != last && !p.own_sequences;
+        let forgets = foreign && (what == Sequences::Asks || p.began);
+        p.own_sequences = !foreign || forgets;
+        let link: &mut Link = &mut p.lease;
+        if forgets {
+            inject(&mut link.output, "DISCARD SEQUENCES");
+            link.statements.remove("");
+        }
+        let moment = MOMENTS.fetch_add(2, Ordering::Relaxed);
+        link.sequences_at = if foreign && !forgets { moment + 1 } else { moment };
+        self.sequences_at = moment;
+        usize::from(forgets)
+    }
+
     /// A statement completed. `tag` is its command tag.
     pub fn apply(&mut self, effect: &Effect, tag: &[u8], shard: Option<ShardId>) {
         match effect {
@@ -654,10 +704,11 @@ impl Txn {
 
     /// What happened on all participants of a block, or on the link `shard` outside one.
     fn note(&mut self, entry: Entry, shard: Option<ShardId>) {
-        self.journal.push(entry);
         if self.in_block() {
+            self.journal.push_over(entry);
             return self.all_told();
         }
+        self.journal.push(entry);
         let entries = self.journal.len();
         if let Some(p) = shard.and_then(|s| self.participant(s)) {
             p.told = entries;

@@ -37,7 +37,7 @@ impl Settings {
     }
     /// `None` resets to the value at start-up.
     pub fn set(&mut self, name: &str, statement: Option<&str>) {
-        let mut list = List::clone(&self.list);
+        let mut list = Arc::unwrap_or_clone(std::mem::take(&mut self.list));
         let before = list.iter().position(|(n, _)| &**n == name).map(|at| list.remove(at).1);
         if name == "session_authorization" {
             // SetSessionAuthorization (miscinit.c): the role goes back to none
