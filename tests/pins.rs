@@ -253,6 +253,11 @@ async fn writes_that_call_code_keep_the_link() {
         "INSERT INTO by_index VALUES (1)",
         "DELETE FROM parent",
         "UPDATE pg_settings SET setting = '7168' WHERE name = 'work_mem'",
+        // nor are these names read
+        "SET U&\"work_mem\" = '7MB'",
+        "PREPARE U&\"p\" AS SELECT 1",
+        "DECLARE U&\"c\" CURSOR WITH HOLD FOR SELECT 1",
+        "LISTEN U&\"c\"",
     ] {
         let holder = h.client().await;
         run(&holder, write).await;

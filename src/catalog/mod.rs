@@ -167,15 +167,8 @@ impl Catalog {
 
     /// Whether a write to the table, or to tables below it, may leave something in the server session.
     pub fn writing_lingers(&self, table: &Table) -> bool {
-        // an UPDATE of that view is a SET
-        let settings = &*table.name.name == "pg_settings" && &*table.name.schema == "pg_catalog";
-        settings
-            || !self.lingering_tables.is_empty()
-                && (self.lingering_tables.contains(&table.name)
-                    || table
-                        .children
-                        .iter()
-                        .filter_map(|c| self.tables.get(c))
-                        .any(|c| self.writing_lingers(c)))
+        !self.lingering_tables.is_empty()
+            && (self.lingering_tables.contains(&table.name)
+                || table.children.iter().filter_map(|c| self.tables.get(c)).any(|c| self.writing_lingers(c)))
     }
 }

@@ -32,6 +32,10 @@ pub(super) fn may_linger(
             || catalog.lingering.iter().any(|f| lower.contains(&*f.name));
     }
     let named = |name: &str| memchr::memmem::find(normalized, name.as_bytes()).is_some();
+    // an UPDATE of that view is a SET
+    if named("pg_settings") && !facts.as_ref().is_ok_and(|f| f.read_only) {
+        return true;
+    }
     match facts {
         Ok(facts) => {
             facts.occurrences.iter().any(|o| o.access.writes() && catalog.writing_lingers(&o.table))

@@ -876,12 +876,17 @@ fn flatten<'c>(cond: &'c Cond, out: &mut Vec<&'c Cond>) {
 /// Effects and whether it only reads, when the text was not understood: from its words, and never too little.
 pub(super) fn effects_of_text(class: &Class, normalized: &[u8]) -> Vec<SessionEffect> {
     use SessionEffect as E;
+    const LASTING: &[&str] = &["prepare", "set", "reset", "listen", "declare", "load"];
     let mut effects = Vec::new();
     match class {
         Class::DeclareCursor { hold: true, .. } => effects.push(E::HoldCursor),
         Class::Ddl { temp: true } => effects.push(E::TemporaryTable),
         Class::Load => effects.push(E::Load),
         Class::Prepare(_) => effects.push(E::SqlPrepare),
+        // With a name that is not read (`U&"..."`), or in words that are not known: it lasts, and is not followed.
+        Class::Other if LASTING.iter().any(|word| normalized.starts_with(word.as_bytes())) => {
+            effects.push(E::Lingering);
+        }
         _ => {}
     }
     const WORDS: &[(&str, E)] = &[
