@@ -63,8 +63,8 @@ pub(super) fn may_advance(facts: &Result<Facts, NotUnderstood>) -> bool {
         || facts.occurrences.iter().any(|o| o.access.writes() && numbers(&o.table))
 }
 
-/// Whether the text of DDL speaks of what calls functions.
-pub(super) fn may_define(normalized: &[u8]) -> bool {
+/// Whether the text of DDL speaks of what calls functions, or of functions whose callers must be known.
+pub(super) fn may_define(normalized: &[u8], catalog: &Catalog) -> bool {
     const KINDS: &[&str] = &[
         "function",
         "procedure",
@@ -77,5 +77,8 @@ pub(super) fn may_define(normalized: &[u8]) -> bool {
         "cast",
         "aggregate",
     ];
-    KINDS.iter().any(|kind| memchr::memmem::find(normalized, kind.as_bytes()).is_some())
+    let named = |name: &str| memchr::memmem::find(normalized, name.as_bytes()).is_some();
+    KINDS.iter().any(|kind| named(kind))
+        || named("set_config")
+        || catalog.lingering.iter().any(|f| named(&f.name))
 }

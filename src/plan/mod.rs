@@ -409,7 +409,8 @@ impl Template {
             effects: program::effects_of_text(&class, normalized),
             touches_temporaries: false,
             advances: matches!(class, Class::Ddl { .. } | Class::Do | Class::Call | Class::Other),
-            defines_code: matches!(class, Class::Ddl { .. }) && lingering::may_define(normalized),
+            defines_code: matches!(class, Class::Ddl { .. })
+                && lingering::may_define(normalized, &snapshot.catalog),
             unread: false,
             goal: Goal::Session,
             settings: Box::default(),
