@@ -527,7 +527,8 @@ impl House {
         };
         let door = self.door.load_full();
         let arrival = tokio::select! {
-            arrival = startup::greet(stream, peer.clone(), &door, || stranger.speaks()) => arrival,
+            // in a box, which goes when the client is in
+            arrival = Box::pin(startup::greet(stream, peer.clone(), &door, || stranger.speaks())) => arrival,
             () = stranger.shown_out() => Arrival::Gone("it said nothing, and others wait".into()),
         };
         drop((door, stranger));
@@ -540,6 +541,7 @@ impl House {
                 let secret_len = if greeted.protocol == PROTOCOL_3_0 { 4 } else { 32 };
                 let registration = self.registry.register(secret_len, who(&greeted, &database));
                 tracing::debug!("{peer}: {} logged in to {}", greeted.user, database.name);
+                drop(peer);
                 run::serve(greeted, database, registration, self.memory.clone(), self.shutdown.subscribe())
                     .await;
                 metrics::sessions(-1.0);
@@ -551,18 +553,18 @@ impl House {
                 // whoever asks the process to end is not waited for
                 drop(alive);
                 let averages = self.averages.clone();
-                console::attend(self, averages, greeted, admin).await;
+                Box::pin(console::attend(self, averages, greeted, admin)).await;
                 drop(permit);
             }
             Arrival::Cancel { pid, secret, stream } => {
                 metrics::arrival("cancel");
                 match (&self.peers, self.registry.other_peer(pid)) {
                     (Some(peers), Some(other)) => {
-                        if let Err(e) = peers.pass_on(other, pid, &secret).await {
+                        if let Err(e) = Box::pin(peers.pass_on(other, pid, &secret)).await {
                             tracing::debug!("{peer}: no process {other} to cancel for: {e}");
                         }
                     }
-                    _ => self.registry.cancel(pid, &secret).await,
+                    _ => Box::pin(self.registry.cancel(pid, &secret)).await,
                 }
                 // The client may wait for the end of the stream before it sends its next statement.
                 drop((stream, startup));

@@ -53,7 +53,9 @@ pub trait Sink {
     /// More than this should not be given before a flush.
     fn is_full(&self) -> bool;
     /// ParameterStatus values as the client knows them.
-    fn reported(&mut self) -> &mut BTreeMap<String, String>;
+    fn reported(&self) -> &BTreeMap<String, String>;
+    /// The client is told of another value.
+    fn reports(&mut self, name: String, value: String);
 }
 
 /// The replies to come, in the client's order.
@@ -99,6 +101,12 @@ enum Body {
 }
 
 impl Run {
+    /// Nothing may come for long: what is empty goes back.
+    pub fn rest(&mut self) {
+        if self.replies.is_empty() {
+            self.replies = VecDeque::new();
+        }
+    }
     /// Nothing is owed to the client.
     pub fn is_idle(&self) -> bool {
         self.replies.is_empty()

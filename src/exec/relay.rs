@@ -418,7 +418,7 @@ impl Run {
         for (name, value) in std::mem::take(&mut self.passing) {
             if sink.reported().get(&name) != Some(&value) {
                 backend::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
-                sink.reported().insert(name, value);
+                sink.reports(name, value);
             }
         }
         out
@@ -647,11 +647,10 @@ fn parameter_status(
         p.link().parameters.insert(name.to_string(), value.to_string());
     }
     arrives(&name);
-    let reported = sink.reported();
-    if reported.get(&*name).is_some_and(|known| *known == value) {
+    if sink.reported().get(&*name).is_some_and(|known| *known == value) {
         return Verdict::Drop;
     }
-    reported.insert(name.into_owned(), value.into_owned());
+    sink.reports(name.into_owned(), value.into_owned());
     Verdict::Forward
 }
 

@@ -43,7 +43,7 @@ impl Baselines {
 #[derive(Debug)]
 pub struct Baseline {
     /// ParameterStatus
-    pub reported: BTreeMap<String, String>,
+    pub reported: Arc<BTreeMap<String, String>>,
     /// SHOW search_path
     search_path: String,
     /// SHOW default_transaction_isolation
@@ -301,7 +301,7 @@ async fn ask(
     match answer {
         Ok(Ok([search_path, isolation])) => {
             lease.applied = Some(settings.list().clone());
-            Ok(Baseline { reported: lease.parameters.clone(), search_path, isolation })
+            Ok(Baseline { reported: Arc::new(lease.parameters.clone()), search_path, isolation })
         }
         Ok(Err(e)) => {
             lease.applied = None;

@@ -9,6 +9,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -27,7 +28,8 @@ pub struct Client {
     /// received; the message at the front is the one being served
     pub input: BytesMut,
     output: BytesMut,
-    reported: BTreeMap<String, String>,
+    /// shared with all sessions that were told the same
+    reported: Arc<BTreeMap<String, String>>,
     /// bytes from and to the client since they were last counted
     received: u64,
     sent: u64,
@@ -63,7 +65,7 @@ impl Client {
             stream,
             input,
             output: BytesMut::new(),
-            reported: BTreeMap::new(),
+            reported: Arc::default(),
             received: 0,
             sent: 0,
             reports: 0,
@@ -72,6 +74,19 @@ impl Client {
 
     pub fn reports(&self) -> u64 {
         self.reports
+    }
+
+    /// It was told all of these.
+    pub fn start_with(&mut self, reported: Arc<BTreeMap<String, String>>) {
+        self.reported = reported;
+        self.reports += 1;
+    }
+
+    /// It may be silent for long: what is empty goes back.
+    pub fn rest(&mut self) {
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
     }
 
     /// Bytes received and sent since the last call.
@@ -258,9 +273,12 @@ impl Sink for Client {
     fn is_full(&self) -> bool {
         self.output.len() >= OUTPUT_HIGH
     }
-    fn reported(&mut self) -> &mut BTreeMap<String, String> {
+    fn reported(&self) -> &BTreeMap<String, String> {
+        &self.reported
+    }
+    fn reports(&mut self, name: String, value: String) {
         self.reports += 1;
-        &mut self.reported
+        Arc::make_mut(&mut self.reported).insert(name, value);
     }
 }
 

@@ -134,17 +134,17 @@ pub async fn serve(
     let mut client = Client::new(greeted.stream, greeted.input, memory.claim());
     let settings = match baseline::start_settings(&greeted.parameters) {
         Ok(settings) => settings,
-        Err(e) => return refuse(&mut client, &e).await,
+        Err(e) => return Box::pin(refuse(&mut client, &e)).await,
     };
-    let baseline = match baseline::of(&database, &user, &settings).await {
+    let baseline = match Box::pin(baseline::of(&database, &user, &settings)).await {
         Ok(baseline) => baseline,
-        Err(e) => return refuse(&mut client, &e.fatal()).await,
+        Err(e) => return Box::pin(refuse(&mut client, &e.fatal())).await,
     };
     let settings = baseline.told(settings);
-    for (name, value) in &baseline.reported {
+    for (name, value) in baseline.reported.iter() {
         backend::parameter_status(client.put(), name.as_bytes(), value.as_bytes());
     }
-    *client.reported() = baseline.reported.clone();
+    client.start_with(baseline.reported.clone());
     backend::backend_key_data(client.put(), entry.pid, entry.secret());
     backend::ready_for_query(client.put(), b'I');
     let pid = entry.pid;
@@ -153,7 +153,7 @@ pub async fn serve(
     let server_encoding = database.backends.server_encoding();
     let reading_of = Grounds { settings: 0, reports: client.reports(), reported: true, server_encoding };
     let mode = database.pool_mode(&user);
-    let mut session = Session {
+    let mut session = Box::new(Session {
         client,
         mode,
         pid,
@@ -181,7 +181,7 @@ pub async fn serve(
         limits: Limits::CLIENT.with_largest(largest),
         user,
         database,
-    };
+    });
     let default_one_snapshot = session.baseline.one_snapshot(&session.txn.effective());
     session.txn.set_default_one_snapshot(default_one_snapshot);
     session.txn.set_keeps_links(mode == PoolMode::Session);
@@ -191,7 +191,7 @@ pub async fn serve(
         tracing::debug!(peer, error = %e, "session ends");
         // Inside half a row the words would be taken for its rest.
         if !session.run.is_torn() {
-            refuse(&mut session.client, e).await;
+            Box::pin(refuse(&mut session.client, e)).await;
         }
     }
     // what it claims of links must end before them
@@ -222,7 +222,23 @@ impl Session {
         }
     }
 
+    /// Waits for a message and serves it. What serves is large and lives in a box of its own, so that a client that is silent
+    /// costs no more than its session.
     async fn message(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
+        if self.txn.may_have_temporaries() || self.txn.is_in_doubt() || self.run.hearing.is_some() {
+            Box::pin(self.learn()).await?;
+        }
+        if self.front(&self.limits)?.is_none() {
+            self.wait(shutdown).await?;
+            if self.front(&self.limits)?.is_none() {
+                return Ok(());
+            }
+        }
+        Box::pin(self.serve()).await
+    }
+
+    /// What the next message means may hang on what the last one has left.
+    async fn learn(&mut self) -> Result<(), Gone> {
         if (self.txn.may_have_temporaries() || self.txn.is_in_doubt()) && self.run.copy_in.is_none() {
             holdings::learn(self).await?;
         }
@@ -239,38 +255,45 @@ impl Session {
                 Ok(()) | Err(Trouble::Told) => {}
             }
         }
-        if self.front(&self.limits)?.is_none() {
-            let may_leave = self.run.is_idle() && !self.txn.in_block() && self.extended.is_quiet();
-            let stopping = *shutdown.borrow() != Shutdown::Running;
-            let entry = self.entry.clone();
-            // Once the proxy stops, the end of the reply under way may be the moment to leave.
-            let until = if stopping && !self.run.is_idle() { Until::Turn } else { Until::Message };
-            tokio::select! {
-                biased;
-                done = self.drive(until) => done?,
-                s = shutdown.wait_for(|s| {
-                    *s == Shutdown::Now || entry.is_ended() || (*s != Shutdown::Running && (may_leave || !stopping))
-                }) => {
-                    if entry.is_ended() {
-                        let message = "terminating connection due to administrator command";
-                        return Err(Gone::Fatal(
-                            Error::client(SqlState::ADMIN_SHUTDOWN, message)
-                                .hint("An operator ended this session on pgweir's console.").fatal(),
-                        ));
-                    }
-                    if !may_leave && s.is_ok_and(|s| *s != Shutdown::Now) {
-                        return Ok(());
-                    }
-                    return Err(Gone::Fatal(
-                        Error::client(SqlState::ADMIN_SHUTDOWN, "terminating connection: pgweir is shutting down")
-                            .hint("Connect again.").fatal(),
-                    ));
+        Ok(())
+    }
+
+    /// Until there is a message, or the session has to look at the world anew.
+    async fn wait(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
+        let idle = self.run.is_idle();
+        let may_leave = idle && !self.txn.in_block() && self.extended.is_quiet();
+        let stopping = *shutdown.borrow() != Shutdown::Running;
+        if may_leave {
+            self.client.rest();
+            self.run.rest();
+            self.scan = Scan::new();
+        }
+        let entry = self.entry.clone();
+        // Once the proxy stops, the end of the reply under way may be the moment to leave.
+        let until = if stopping && !idle { Until::Turn } else { Until::Message };
+        tokio::select! {
+            biased;
+            done = self.drive(until) => return done,
+            s = shutdown.wait_for(|s| {
+                *s == Shutdown::Now || entry.is_ended() || (*s != Shutdown::Running && (may_leave || !stopping))
+            }) => {
+                if !entry.is_ended() && !may_leave && s.is_ok_and(|s| *s != Shutdown::Now) {
+                    return Ok(());
                 }
             }
-            if self.front(&self.limits)?.is_none() {
-                return Ok(());
-            }
         }
+        let (message, hint) = match entry.is_ended() {
+            true => (
+                "terminating connection due to administrator command",
+                "An operator ended this session on pgweir's console.",
+            ),
+            false => ("terminating connection: pgweir is shutting down", "Connect again."),
+        };
+        Err(Gone::Fatal(Error::client(SqlState::ADMIN_SHUTDOWN, message).hint(hint).fatal()))
+    }
+
+    /// Serves the message at the front.
+    async fn serve(&mut self) -> Result<(), Gone> {
         let Some(header) = frame::header(&self.client.input, &self.limits).map_err(Gone::Fatal)? else {
             return Ok(());
         };
