@@ -17,6 +17,9 @@ pub const PEERS: u32 = 256;
 
 /// A session's number in its process is that of its cancel key without these high bits; the whole is positive, as clients expect.
 const SESSION_BITS: u32 = 22;
+/// In every session's number: no process of an operating system has one so large, so pg_terminate_backend() of a session's
+/// number ends nobody else.
+const MARK: i32 = 1 << 30;
 
 /// All live sessions of this process.
 #[derive(Debug, Default)]
@@ -155,8 +158,8 @@ impl Registry {
 
     /// The number of the process whose session a cancel key belongs to, if it is another one.
     pub fn other_peer(&self, pid: i32) -> Option<u32> {
-        let peer = u32::try_from(pid).ok()? >> SESSION_BITS;
-        (peer != self.peer && peer < PEERS).then_some(peer)
+        let peer = (u32::try_from(pid).ok()? & !MARK as u32) >> SESSION_BITS;
+        (pid & MARK != 0 && peer != self.peer && peer < PEERS).then_some(peer)
     }
 
     /// `secret` is 4 bytes for protocol 3.0, up to 32 for 3.2.
@@ -169,7 +172,7 @@ impl Registry {
             if number == 0 {
                 continue;
             }
-            let pid = (self.peer << SESSION_BITS) as i32 | number;
+            let pid = MARK | (self.peer << SESSION_BITS) as i32 | number;
             let entry = Arc::new(Entry {
                 pid,
                 secret: secret.clone(),
