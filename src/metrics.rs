@@ -69,6 +69,8 @@ static SESSION: Tally = Tally::new();
 static REJECT: Tally = Tally::new();
 static PLAN_HITS: Tally = Tally::new();
 static PLAN_MISSES: Tally = Tally::new();
+static RECALLED_PARSES: Tally = Tally::new();
+static RECALLED_DESCRIPTIONS: Tally = Tally::new();
 
 impl RouteKind {
     pub const ALL: [RouteKind; 4] =
@@ -98,6 +100,16 @@ pub fn statement(route: RouteKind) {
 /// One more look into the plan cache.
 pub fn plan_lookup(hit: bool) {
     if hit { &PLAN_HITS } else { &PLAN_MISSES }.add(1);
+}
+
+/// A Parse was answered from what servers have told other sessions.
+pub fn recalled_parse() {
+    RECALLED_PARSES.add(1);
+}
+
+/// The same for the description of a statement.
+pub fn recalled_description() {
+    RECALLED_DESCRIPTIONS.add(1);
 }
 
 /// One more error sent to a client. Functions can raise any SQLSTATE: beyond so many of them the rest count as `other`.
@@ -182,6 +194,9 @@ impl Metrics {
             metrics::counter!("pgweir_plan_lookups_total", "outcome" => label).absolute(tally.sum());
         }
         metrics::gauge!("pgweir_held_bytes").set(HELD.load(Ordering::Relaxed) as f64);
+        for (label, tally) in [("parse", &RECALLED_PARSES), ("describe", &RECALLED_DESCRIPTIONS)] {
+            metrics::counter!("pgweir_recalled_total", "message" => label).absolute(tally.sum());
+        }
         self.handle.run_upkeep();
         let mut text = self.handle.render();
         histogram::render(&mut text, &HISTOGRAMS);
@@ -204,6 +219,10 @@ pub const REQUEST: &str = "pgweir_request_seconds";
 fn describe() {
     metrics::describe_counter!("pgweir_statements_total", "statements by where they went");
     metrics::describe_counter!("pgweir_plan_lookups_total", "look-ups of the plan cache");
+    metrics::describe_counter!(
+        "pgweir_recalled_total",
+        "messages about prepared statements that were answered without a server"
+    );
     metrics::describe_counter!("pgweir_errors_total", "errors sent to clients");
     metrics::describe_counter!("pgweir_arrivals_total", "accepted connections by what became of them");
     metrics::describe_counter!(

@@ -76,7 +76,7 @@ impl Run {
                     skip = false;
                     owed.push_back(Reply::Ready);
                 }
-                Reply::Local(_) if skip => {}
+                Reply::Local(_) | Reply::Parsed(_) if skip => {}
                 other => owed.push_back(other),
             }
         }

@@ -19,6 +19,8 @@
 //! session row by row ([`copy`]); the queue learns of it through [`reply::CopyNote`]: which CopyInResponse the client
 //! does not see, and which words stand for the server's echo of a CopyFail of ours.
 //!
+//! **Memory.** What servers have told of statements that sessions share is remembered ([`memory`]) as the reply comes by.
+//!
 //! **Notifications** that the session listens for are told between its transactions ([`hearing`]), and its own before the ReadyForQuery
 //! behind the commit that sent them: there the queue waits for the listeners.
 //!
@@ -29,6 +31,7 @@
 pub mod copy;
 pub mod hearing;
 mod lost;
+pub mod memory;
 mod oids;
 pub mod relay;
 pub mod reply;
@@ -40,6 +43,8 @@ use reply::{Expect, Pending, Reply};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 /// Where replies go. The session implements it over the client's socket.
@@ -152,6 +157,15 @@ impl Run {
         let mut bytes = BytesMut::new();
         write(&mut bytes);
         self.replies.push_back(Reply::Local(bytes));
+    }
+    /// ParseComplete of pgweir's own: from then on the statement exists, unless what stands before it fails.
+    pub fn parsed(&mut self, confirmed: &Arc<AtomicBool>) {
+        if self.replies.iter().all(|r| matches!(r, Reply::Local(_))) {
+            confirmed.store(true, Ordering::Relaxed);
+            self.local(crate::wire::backend::parse_complete);
+        } else {
+            self.replies.push_back(Reply::Parsed(confirmed.clone()));
+        }
     }
     /// ReadyForQuery, with the state of the transaction as it is when the message's turn comes.
     pub fn ready(&mut self) {

@@ -86,10 +86,16 @@ impl Description {
     /// Whether clients that were told of columns by this description may be sent rows that the other one describes.
     pub fn agrees(&self, other: &Description) -> bool {
         let columns = |d: &Description| d.columns.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match (columns(self), columns(other)) {
+        let parameters = match (self.parameters.get(), other.parameters.get()) {
+            // values may come in the binary format of what was told
             (Some(told), Some(now)) => told == now,
             _ => true,
-        }
+        };
+        let columns = match (columns(self), columns(other)) {
+            (Some(told), Some(now)) => told == now,
+            _ => true,
+        };
+        parameters && columns
     }
     /// Somebody was told of columns.
     pub fn is_told(&self) -> bool {

@@ -56,6 +56,12 @@ impl Run {
                     self.replies.pop_front();
                     continue;
                 }
+                Some(Reply::Parsed(confirmed)) => {
+                    confirmed.store(true, Ordering::Relaxed);
+                    backend::parse_complete(sink.put());
+                    self.replies.pop_front();
+                    continue;
+                }
                 Some(Reply::Ready) => {
                     if !self.echoed(cx, txn) {
                         break;
@@ -320,12 +326,19 @@ impl Run {
                 if let Some(note) = &head.parse {
                     note.confirmed.store(true, Ordering::Relaxed);
                 }
+                if let Some(pupil) = &head.pupil {
+                    pupil.parsed();
+                }
                 self.replies.pop_front();
                 seen
             }
             (Expect::DescribeStatement, b'T' | b'n') => {
                 if let Some(described) = &head.described {
                     described.set_columns(body);
+                }
+                // a type that clients may be told of by another id later
+                if let Some(pupil) = head.pupil.as_mut().filter(|_| !self.news) {
+                    pupil.columns(tag, body);
                 }
                 self.replies.pop_front();
                 seen
@@ -349,6 +362,9 @@ impl Run {
                     (&head.described, backend::ParameterDescription::parse(body))
                 {
                     described.parameters.get_or_init(|| p.types.iter().collect());
+                }
+                if let Some(pupil) = &mut head.pupil {
+                    pupil.parameters(body);
                 }
                 seen
             }
@@ -432,6 +448,9 @@ impl Run {
         };
         let Some(Reply::Pending(head)) = self.replies.front_mut() else { return Verdict::Drop };
         head.failed = true;
+        if let Some(pupil) = head.pupil.take().filter(|_| head.expect == Expect::Parse) {
+            pupil.refused();
+        }
         if self.copy_in == Some(from) {
             self.copy_in = None;
         }
@@ -513,7 +532,7 @@ impl Run {
                     }
                     self.replies.remove(at);
                 }
-                Reply::Local(_) => {
+                Reply::Local(_) | Reply::Parsed(_) => {
                     self.replies.remove(at);
                 }
             }

@@ -1,18 +1,21 @@
 //! What is still to come for what was sent.
 
+use super::memory::Pupil;
 use crate::error::{Error, SqlState};
 use crate::shards::ShardId;
 use crate::txn::{Effect, Pins, TemporaryRelation};
 use crate::wire::backend::ErrorFields;
 use bytes::BytesMut;
 use smallvec::SmallVec;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
 #[derive(Debug)]
 pub enum Reply {
     /// made by pgweir
     Local(BytesMut),
+    /// ParseComplete of pgweir's own; set when its turn comes
+    Parsed(Arc<AtomicBool>),
     /// ReadyForQuery with the status of that moment
     Ready,
     Pending(Pending),
@@ -38,6 +41,8 @@ pub struct Pending {
     pub copy: Option<Box<CopyNote>>,
     /// of a description: filled with the statement's types
     pub described: Option<Described>,
+    /// of a Parse or a description whose outcome others may want to know
+    pub pupil: Option<Box<Pupil>>,
     /// of [`Expect::Holdings`]: what was told so far
     pub holdings: Holdings,
     /// of a portal whose rows may hold object ids that clients do not know: filled by its description, used by Execute
@@ -74,7 +79,7 @@ pub struct ParseNote {
     /// on the server
     pub name: Box<str>,
     /// set when ParseComplete came
-    pub confirmed: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    pub confirmed: Arc<AtomicBool>,
 }
 
 /// A COPY FROM STDIN that the session steers.
@@ -142,6 +147,7 @@ impl Pending {
             parse: None,
             copy: None,
             described: None,
+            pupil: None,
             holdings: Holdings::default(),
             inside: None,
         }

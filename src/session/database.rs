@@ -181,6 +181,8 @@ impl Database {
 
     /// Takes other settings over, in place. The number of plans that are kept does not change.
     pub fn change(&self, options: Options) {
+        // the same, for roles of users that may be others
+        self.statements.renew();
         self.options.store(Arc::new(options));
     }
 
@@ -271,6 +273,8 @@ impl Database {
     /// A new map, from the next statement on.
     pub fn adopt(&self, map: Arc<ShardMap>) {
         self.latencies.store(Arc::new(latencies(&self.name, &map)));
+        // what is remembered was told by servers that may be others now
+        self.statements.renew();
         self.snapshot.rcu(|now| Arc::new(Snapshot { map: map.clone(), catalog: now.catalog.clone() }));
     }
 }

@@ -17,6 +17,7 @@ use crate::session::holdings;
 use crate::session::listen;
 use crate::session::oids::{self, Columns};
 use crate::session::prepare;
+use crate::session::recall;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{calls_set_config, how, merged, planned_text, rows_of};
 use crate::session::statements::{Identity, Kept, Prepared, Statements};
@@ -34,7 +35,7 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Statements that one link keeps prepared; beyond this others are closed.
 const PER_LINK: usize = 512;
@@ -267,8 +268,7 @@ pub(super) fn refuse(s: &mut Session, e: &Error) {
     // Statements that were parsed before and that no server has seen: the client is owed their ParseComplete.
     for name in std::mem::take(&mut s.extended.deferred) {
         if let Some(p) = s.extended.statements.get(&name) {
-            p.confirmed.store(true, Ordering::Relaxed);
-            s.run.local(backend::parse_complete);
+            s.run.parsed(&p.confirmed);
         }
     }
     s.tell(e);
@@ -324,16 +324,19 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
     let mut scan = Scan::new();
     scan.scan(text, s.reading.standard_conforming_strings)?;
     let odd = scan.pieces.len() != 1;
+    let mut origin = None;
     let (number, server_name) = match name.is_empty() {
         true => (s.database.statements.fresh(), Box::default()),
         // its bytes may stand for anything
         false if !encodings.client.is_known() && !text.is_ascii() => unshared(&s.database.statements),
-        false if s.schema_is_its_own() => unshared(&s.database.statements),
+        false if s.schema_is_its_own() || s.called_set_config() => unshared(&s.database.statements),
         false => {
             let settings = s.txn.effective();
+            let generation = s.database.generation(&snapshot);
             let identity = Identity::new(text, &types, &scan, settings.list(), encodings.client, s.pid)
-                .after(s.database.generation(&snapshot))
+                .after(generation)
                 .beside(&s.reading.temporaries);
+            origin = recall::origin(s, &identity, generation);
             named(&s.database.statements, &identity)
         }
     };
@@ -369,14 +372,16 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
         template,
         reading_version: s.reading_version,
         temporaries: s.reading.temporaries.clone(),
-        confirmed: Arc::new(AtomicBool::new(served_here)),
+        confirmed: Arc::default(),
+        origin,
         odd,
         head: None,
         executes: executes.cloned().map(Box::new),
     };
+    let confirmed = prepared.confirmed.clone();
     s.extended.statements.insert(name.clone(), prepared)?;
     if served_here {
-        s.run.local(backend::parse_complete);
+        s.run.parsed(&confirmed);
     } else {
         s.extended.deferred.push(name);
     }
@@ -560,7 +565,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     s.extended.joins(&mut s.txn, shard);
     send_deferred(s, Some(shard), &snapshot).await?;
     ensure(s, shard, &name)?;
-    check_columns(s, shard, &name).await?;
+    check_columns(s, shard, &name, &snapshot).await?;
     if s.run.skipping {
         return Ok(());
     }
@@ -631,7 +636,9 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         prepared.check_encoding(s.reading.encodings.client)?;
         let on = match shard {
             Some(shard) => shard,
+            None if recall::parse(s, &name, snapshot) => continue,
             None => {
+                let Some(prepared) = s.extended.statements.get(&name) else { continue };
                 let route = describing(s, prepared, snapshot);
                 let on = describer(s, route, snapshot)?;
                 s.enlist(on, Enlist { describe_only: true, ..Enlist::default() }, snapshot).await?;
@@ -645,11 +652,11 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         ensure_target(s, on, &name)?;
         let translation = s.translation(on);
         let Some(prepared) = s.extended.statements.get(&name) else { continue };
+        let pupil = recall::pupil(s, prepared, snapshot);
         let Some(p) = s.txn.participant(on) else { continue };
         let link = p.link();
         if !name.is_empty() && link.statements.get(&prepared.server_name) == Some(&prepared.number) {
-            prepared.confirmed.store(true, Ordering::Relaxed);
-            s.run.local(backend::parse_complete);
+            s.run.parsed(&prepared.confirmed);
             continue;
         }
         let types = oids::declared(prepared, translation.as_deref())?;
@@ -658,6 +665,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
         link.prepares(prepared.server_name.clone(), prepared.number, s.database.statements.fresh());
         let mut pending = Pending::new(on, Expect::Parse);
         pending.parse = Some(note(prepared));
+        pending.pupil = pupil;
         s.run.push(pending);
     }
     Ok(())
@@ -746,12 +754,13 @@ pub(super) fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()>
 /// later, after a change of tables, must not answer with others.
 ///
 /// Errors: 0A000, as a server that has prepared it before.
-async fn check_columns(s: &mut Session, shard: ShardId, name: &Name) -> Served<()> {
+async fn check_columns(s: &mut Session, shard: ShardId, name: &Name, snapshot: &Snapshot) -> Served<()> {
     let Some(prepared) = s.extended.statements.get(name) else { return Ok(()) };
     let told_at = prepared.described.told_at.load(Ordering::Relaxed);
     if told_at == 0 {
         return Ok(());
     }
+    let pupil = recall::pupil(s, prepared, snapshot);
     let Some(p) = s.txn.participant(shard) else { return Ok(()) };
     // An older one is for its server to refuse.
     let prepared_at = p.link_ref().prepared_at.get(&prepared.number).copied().unwrap_or(0);
@@ -764,6 +773,7 @@ async fn check_columns(s: &mut Session, shard: ShardId, name: &Name) -> Served<(
     frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
     let mut pending = Pending::swallowed(shard, Expect::DescribeStatement);
     pending.described = Some(now.clone());
+    pending.pupil = pupil.map(|pupil| pupil.asked(asked));
     s.run.push(pending);
     s.drain().await?;
     if told.agrees(&now) {
@@ -849,6 +859,15 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
             return Ok(());
         }
     }
+    if let Some(told) = recall::description(s, &name, &snapshot) {
+        send_deferred(s, None, &snapshot).await?;
+        if !s.run.skipping {
+            recall::describe(s, &name, &told);
+        }
+        return Ok(());
+    }
+    let Some(prepared) = s.extended.statements.get(&name) else { return Err(no_statement(&name).into()) };
+    let pupil = recall::pupil(s, prepared, &snapshot);
     let shard = describer(s, route, &snapshot)?;
     s.enlist(shard, Enlist { describe_only: true, ..Enlist::default() }, &snapshot).await?;
     if s.run.skipping {
@@ -858,10 +877,12 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     send_deferred(s, Some(shard), &snapshot).await?;
     ensure(s, shard, &name)?;
     if let (Some(prepared), Some(p)) = (s.extended.statements.get(&name), s.txn.participant(shard)) {
-        prepared.described.told_at.store(s.database.statements.fresh(), Ordering::Relaxed);
+        let asked = s.database.statements.fresh();
+        prepared.described.told_at.store(asked, Ordering::Relaxed);
         frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
         let mut pending = Pending::new(shard, Expect::DescribeStatement);
         pending.described = Some(prepared.described.clone());
+        pending.pupil = pupil.map(|pupil| pupil.asked(asked));
         s.run.push(pending);
     }
     Ok(())

@@ -18,6 +18,7 @@
 //!   everything is skipped until Sync.
 //! - Statements are prepared on links under names that belong to text, types and settings ([`statements`]); a client's name is
 //!   its own affair.
+//! - What a server has told one session of a statement, the next one of that user is told without a link ([`recall`]).
 //! - Clients know the default shard's object ids. What is said to a shard that has others, and what it says, is translated
 //!   ([`oids`], [`catalog::oids`](crate::catalog::oids)), and nothing is sent to a shard whose ids have not been read.
 //!
@@ -45,6 +46,7 @@ mod holdings;
 mod listen;
 mod oids;
 mod prepare;
+mod recall;
 pub mod registry;
 pub mod run;
 mod simple;

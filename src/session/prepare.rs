@@ -171,13 +171,14 @@ pub(super) async fn declare(
         reading_version: s.reading_version,
         temporaries: s.reading.temporaries.clone(),
         confirmed: Arc::new(AtomicBool::new(true)),
+        origin: None,
         odd: false,
         head: Some(head.into()),
         executes: None,
     };
     let version = s.database.generation(snapshot);
     let identity = prepared.identity(s.txn.effective().list(), s.pid, version, &s.reading.temporaries);
-    (prepared.number, prepared.server_name) = match s.schema_is_its_own() {
+    (prepared.number, prepared.server_name) = match s.schema_is_its_own() || s.called_set_config() {
         true => extended::unshared(&s.database.statements),
         false => extended::named(&s.database.statements, &identity),
     };

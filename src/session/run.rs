@@ -329,9 +329,6 @@ impl Session {
             self.check_mode()?;
         }
         self.turn.message(tag, self.txn.in_block(), &self.entry);
-        if std::mem::take(&mut self.run.stale) {
-            self.database.statements.renew();
-        }
         self.run.serving = true;
         let done = match tag {
             // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server
@@ -420,6 +417,11 @@ impl Session {
         self.schema_dirty || self.txn.may_have_temporaries()
     }
 
+    /// What the session has set may be another thing than its list of settings says.
+    pub(super) fn called_set_config(&self) -> bool {
+        self.config_called || self.config_known
+    }
+
     /// DDL that has been committed is known to everybody before its client hears of it.
     fn tell_schema_changed(&mut self) {
         if self.schema_dirty && !self.txn.in_block() {
@@ -490,6 +492,9 @@ impl Session {
     fn poll_moves(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<(), Gone>> {
         loop {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
+            if std::mem::take(&mut self.run.stale) {
+                self.database.statements.renew();
+            }
             if self.turn.is_on() && self.run.is_idle() && self.run.copy_in.is_none() {
                 let took = self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
                 self.ended(took);

@@ -6,12 +6,14 @@
 //! literal, which may become a date or a regclass, belongs to its session alone.
 
 use crate::error::{Error, Result};
+use crate::exec::memory::Memory;
 use crate::exec::reply::Described;
 use crate::limits::memory::Claim;
 use crate::plan::{Template, Temporary};
 use crate::session::client::no_room;
 use crate::session::extended::Name;
 use crate::session::prepare::{Executes, Head};
+use crate::session::recall::Origin;
 use crate::sql::scan::{LiteralClass, Scan};
 use crate::txn::settings::List;
 use crate::wire::encoding::Encoding;
@@ -69,6 +71,11 @@ impl Identity {
         }
     }
 
+    /// Other sessions may use it.
+    pub fn is_shared(&self) -> bool {
+        self.owner == 0 && self.temporaries.is_empty()
+    }
+
     /// Parsed when so much had happened to the schema.
     pub fn after(self, generation: u64) -> Self {
         Identity { generation, ..self }
@@ -106,12 +113,14 @@ impl Weighter<Identity, u64> for Bytes {
 pub struct Statements {
     known: Cache<Identity, u64, Bytes>,
     next: AtomicU64,
+    /// what servers have told of them
+    pub memory: Arc<Memory>,
 }
 
 impl Default for Statements {
     fn default() -> Self {
         let known = Cache::with_weighter(REMEMBERED, REMEMBERED_BYTES, Bytes);
-        Statements { known, next: AtomicU64::new(1) }
+        Statements { known, next: AtomicU64::new(1), memory: Arc::default() }
     }
 }
 
@@ -136,6 +145,7 @@ impl Statements {
     /// be another.
     pub fn renew(&self) {
         self.known.clear();
+        self.memory.clear();
     }
     /// A number for a statement that is not shared.
     pub fn fresh(&self) -> u64 {
@@ -213,6 +223,8 @@ pub struct Prepared {
     pub temporaries: Arc<[Temporary]>,
     /// a server has accepted the text (or pgweir serves it itself)
     pub confirmed: Arc<AtomicBool>,
+    /// of its number, if sessions share it
+    pub origin: Option<Origin>,
     /// more or fewer than one statement in the text: the server says what is wrong
     pub odd: bool,
     /// made by PREPARE in SQL: what stood between the name and the text
