@@ -173,9 +173,23 @@ impl Listeners {
         self.claims.count.store(claims.len(), Ordering::Release);
     }
     pub fn give_up(&self, shard: ShardId, process: i32) {
+        if self.claims.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
         let mut claims = lock(&self.claims.by_process);
         claims.remove(&(shard, process));
         self.claims.count.store(claims.len(), Ordering::Release);
+    }
+    /// Answered once everything that is committed on the shard now has been handed out, whoever listens.
+    pub fn fence(&self, shard: ShardId) -> Vec<oneshot::Receiver<Result<()>>> {
+        let ears = lock(&self.ears);
+        let ears = ears.iter().filter(|((on, _), _)| *on == shard).filter_map(|(_, ear)| ear.upgrade());
+        ears.map(|orders| {
+            let (done, answer) = oneshot::channel();
+            let _ = orders.send(Order::Fence { done });
+            answer
+        })
+        .collect()
     }
     /// Links that listen now.
     pub fn len(&self) -> usize {

@@ -201,7 +201,8 @@ fn lost(shard: &str) -> Error {
     )
 }
 
-async fn all(answers: Vec<oneshot::Receiver<Result<()>>>, deadline: tokio::time::Instant) -> Result<()> {
+/// Waits for all of them.
+pub async fn all(answers: Vec<oneshot::Receiver<Result<()>>>, deadline: tokio::time::Instant) -> Result<()> {
     let unheard = |what: &str| {
         Error::new(
             Source::Shard,

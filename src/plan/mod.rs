@@ -192,6 +192,8 @@ pub struct Template {
     pub defines_code: bool,
     /// it may take values of sequences that it does not name
     pub advances: bool,
+    /// NOTIFY, or a call of pg_notify()
+    pub notifies: bool,
     /// the parser does not understand the text: if a server does not either, its error is the better one
     pub unread: bool,
     goal: Goal,
@@ -411,6 +413,8 @@ impl Template {
             advances: matches!(class, Class::Ddl { .. } | Class::Do | Class::Call | Class::Other),
             defines_code: matches!(class, Class::Ddl { .. })
                 && lingering::may_define(normalized, &snapshot.catalog),
+            notifies: matches!(class, Class::Notify)
+                || memchr::memmem::find(normalized, b"pg_notify").is_some(),
             unread: false,
             goal: Goal::Session,
             settings: Box::default(),

@@ -4,7 +4,7 @@
 //! transaction with a LISTEN commits, the listeners are asked once more, so that nothing is told that was notified before.
 
 use crate::error::{Error, Result, SqlState};
-use crate::exec::hearing::Hearing;
+use crate::exec::hearing::{self, Hearing};
 use crate::plan::{Snapshot, Template};
 use crate::session::baseline;
 use crate::session::control::{Control, Voice};
@@ -95,18 +95,29 @@ pub(super) async fn before_commit(s: &mut Session) -> Served<()> {
     Ok(())
 }
 
-/// A statement goes to a shard that may notify there, at the latest when it commits.
+/// A statement goes to a shard that may notify there, at the latest when it commits. `says_so`: it is NOTIFY itself.
 ///
 /// What the link's server process notifies from now on is this session's: nobody else's may be on its way.
-pub(super) async fn may_notify(s: &mut Session, shard: ShardId) -> Served<()> {
+pub(super) async fn may_notify(s: &mut Session, shard: ShardId, says_so: bool) -> Served<()> {
     let (session, deadline) = (s.pid, deadline(s));
     let Some(p) = s.txn.participant(shard) else { return Ok(()) };
     let before = std::mem::replace(&mut p.link().notified_by, session);
-    let Some(hearing) = &mut s.run.hearing else { return Ok(()) };
-    hearing.may_notify = true;
     let process = p.link_ref().cancel.pid;
-    // Should the listeners not answer, the number stays the server's.
-    if (before == 0 || before == session) || hearing.fence_of(shard, deadline).await.is_ok() {
+    let ours = before == 0 || before == session;
+    let Some(hearing) = &mut s.run.hearing else {
+        let listeners = &s.txn.backends().listeners;
+        if says_so && !listeners.is_empty() {
+            // Should they not answer, the number stays the server's.
+            if ours || hearing::all(listeners.fence(shard), deadline).await.is_ok() {
+                listeners.claim(shard, process, session);
+            }
+        } else if !ours {
+            listeners.give_up(shard, process);
+        }
+        return Ok(());
+    };
+    hearing.may_notify = true;
+    if ours || hearing.fence_of(shard, deadline).await.is_ok() {
         hearing.claim(shard, process);
         s.txn.keep(shard, true);
     }

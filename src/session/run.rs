@@ -752,7 +752,7 @@ impl Session {
             self.check_encodings(shard)?;
         }
         if how.writes && !how.describe_only {
-            listen::may_notify(self, shard).await?;
+            listen::may_notify(self, shard, how.notifies).await?;
         }
         if !how.describe_only
             && let Some(p) = self.txn.participant(shard)
@@ -811,6 +811,8 @@ pub(super) struct Enlist {
     /// the session may have to keep the link
     pub keeps: bool,
     pub sequences: Sequences,
+    /// NOTIFY
+    pub notifies: bool,
 }
 
 /// Errors of serving one message: the client's to see, or the end.

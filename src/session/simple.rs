@@ -41,9 +41,11 @@ pub(super) async fn query(s: &mut Session, len: usize, refusal: Option<Error>) -
         if s.run.skipping {
             return Ok(());
         }
+        // What was waited for may have changed the client's encoding. An error here is one of what follows, too.
+        let is_utf8 = s.refresh().is_ok() && s.reading.encodings.is_utf8_text();
         let sent = frontend::Query::parse(&s.client.input[HEADER..len]);
         let sent = refusal.clone().map_or(sent, Err);
-        let readable = sent.and_then(|q| match s.reading.encodings.is_utf8_text() {
+        let readable = sent.and_then(|q| match is_utf8 {
             true => encoding::utf8(q.text).map(drop),
             false => Ok(()),
         });
@@ -419,6 +421,7 @@ pub(super) fn how(template: &Template, asks: bool) -> Enlist {
         sequences: holdings::sequences(template),
         // Procedural code seldom leaves anything: it is not refused for what it could do.
         keeps: !matches!(template.class, Class::Do | Class::Call) && !holdings::pins(template).is_empty(),
+        notifies: template.notifies,
     }
 }
 
