@@ -380,7 +380,8 @@ async fn a_server_that_dies_fails_the_copy_alone() {
                 assert_eq!(ask(&mut w, "COMMIT"), "complete ROLLBACK\nready I");
             }
             // the session goes on, with the other shard
-            assert!(ask(&mut w, &kept).contains("row 0"));
+            let heard = ask(&mut w, &kept);
+            assert!(heard.contains("row 0"), "shard {shard} {when} block {block}: {heard}");
             h.cluster.primary_mut(shard).start().await.unwrap();
             let deadline = Instant::now() + Duration::from_secs(30);
             loop {

@@ -31,7 +31,7 @@ fn sessions(url: &str, of_each: usize) -> BTreeMap<i32, Vec<Wire>> {
     let mut sessions: BTreeMap<i32, Vec<Wire>> = BTreeMap::new();
     while sessions.len() < 2 || sessions.values().any(|s| s.len() < of_each) {
         let w = Wire::connect(url, &[]).unwrap();
-        let process = w.key.as_ref().unwrap().0 >> 22;
+        let process = w.key.as_ref().unwrap().0 >> 22 & 0xff;
         sessions.entry(process).or_default().push(w);
         assert!(sessions.values().map(Vec::len).sum::<usize>() < 500, "the kernel spreads them");
     }
