@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const SCHEMA: &str = "
     CREATE TABLE accounts (id bigint PRIMARY KEY, owner text, balance numeric NOT NULL DEFAULT 0, opened date);
     CREATE FUNCTION gate() RETURNS bool LANGUAGE plpgsql AS $$
-        BEGIN PERFORM pg_advisory_lock_shared(77), pg_advisory_unlock_shared(77); RETURN true; END $$;
+        BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN true; END $$;
     CREATE TABLE gated (id bigint NOT NULL, n int NOT NULL CHECK (n % 1000 <> 0 OR gate()), body text);
     CREATE TABLE tenants (name text PRIMARY KEY, place text NOT NULL);
     CREATE TABLE orders (tenant text NOT NULL, n int NOT NULL);

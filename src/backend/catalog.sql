@@ -159,7 +159,7 @@ with recursive source as (
             where d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = s.oid
                 and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'
                 and e.extname ~ '^(amcheck|bloom|btree_gi(n|st)|citext|cube|dict_.*|earthdistance|fuzzystrmatch|hstore.*|insert_username|intarray|isn|lo|ltree.*|moddatetime|pageinspect|pg_buffercache|pg_freespacemap|pg_prewarm|pg_stat_statements|pg_trgm|pg_visibility|pg_walinspect|pgcrypto|pgrowlocks|pgstattuple|postgis.*|refint|seg|sslinfo|tablefunc|tcn|timescaledb|tsm_.*|unaccent|uuid-ossp|vector|xml2)$'))
-        or s.lanname <> 'c' and s.body ~ 'set_config|advisory_(un)?lock|\m(listen|load|prepare|execute|temp|temporary|gd|sd)\M|with\s+hold|dblink|_shared|(^|;|\m(begin|then|else|loop)\M)\s*(set|reset|discard)\s'
+        or s.lanname <> 'c' and s.body ~ 'set_config|advisory_(un)?lock|\m(listen|load|prepare|execute|temp|temporary|gd|sd)\M|with\s+hold|dblink|[%$]_shared|(^|;|\m(begin|then|else|loop)\M)\s*(set|reset|discard)\s'
     union
     select s.oid, s.pronamespace, s.proname
     from lingering g join source s on s.lanname <> 'c' and pg_catalog.strpos(s.body, pg_catalog.lower(g.proname)) > 0
@@ -171,12 +171,12 @@ with recursive source as (
     select t.tgrelid from pg_catalog.pg_trigger t join lingering g on g.oid = t.tgfoid where not t.tgisinternal
     union
     select x.adrelid from pg_catalog.pg_attrdef x
-    where pg_catalog.pg_get_expr(x.adbin, x.adrelid) ~ 'set_config|advisory_'
+    where pg_catalog.pg_get_expr(x.adbin, x.adrelid) ~ 'set_config|advisory_(un)?lock'
         or x.oid in (select objid from depending where classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass)
     union
     select k.conrelid from pg_catalog.pg_constraint k
     where k.contype = 'c' and k.conrelid <> 0
-        and (pg_catalog.pg_get_expr(k.conbin, k.conrelid) ~ 'set_config|advisory_'
+        and (pg_catalog.pg_get_expr(k.conbin, k.conrelid) ~ 'set_config|advisory_(un)?lock'
             or k.oid in (select objid from depending where classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass))
     union
     select r.ev_class from pg_catalog.pg_rewrite r

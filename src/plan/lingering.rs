@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 /// As in catalog.sql: a name too many costs a pinned link, one too few another session's settings.
 static TELLING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r"(?i)set_config|advisory_(un)?lock|\b(listen|load|prepare|execute|temp|temporary|gd|sd)\b|with\s+hold|dblink|_shared|(^|;|\$|\b(begin|then|else|loop)\b)\s*(set|reset|discard)\s",
+        r"(?i)set_config|advisory_(un)?lock|\b(listen|load|prepare|execute|temp|temporary|gd|sd)\b|with\s+hold|dblink|[%$]_shared|(^|;|\$|\b(begin|then|else|loop)\b)\s*(set|reset|discard)\s",
     )
     .ok()
 });
