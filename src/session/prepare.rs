@@ -19,7 +19,7 @@ use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
 use crate::sql::prepare::{self, Argument, Execute, Inside, OTHER_TYPE};
 use crate::sql::scan::Scan;
-use crate::txn::aborted;
+use crate::txn::{aborted, inject};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -232,7 +232,19 @@ pub(super) async fn run(
         false => how(&template, false),
     };
     s.enlist(shard, taking_part, snapshot).await?;
+    let waiting = |s: &mut Session| s.txn.participant(shard).map(|p| (p.link().output.len(), p.began));
+    let before = waiting(s);
     extended::ensure(s, shard, &key)?;
+    if let (Some((before, false)), Some((after, _))) = (before, waiting(s))
+        && after > before
+    {
+        // From 18 on what stands in one pipeline is one transaction, which a simple message behind it would leave open.
+        let ends = ["BEGIN", "COMMIT"];
+        if let Some(p) = s.txn.participant(shard) {
+            ends.iter().for_each(|text| inject(&mut p.link().output, text));
+        }
+        s.run.injected(shard, ends.len());
+    }
     let Some(prepared) = s.extended.prepared(&key) else { return Err(missing(&execute.name).into()) };
     let sent = renamed(text, execute, &prepared.server_name);
     s.barrier = true;
