@@ -51,7 +51,8 @@ crate::options! {
         stack: Size = Size(16 << 20),
         /// connections that the kernel holds for us until they are accepted
         backlog: u32 = 1024,
-        /// sessions at once; more are refused with 53300
+        /// sessions at once; more are refused with 53300. Each is an open file, and so is each link: pgweir raises its own limit
+        /// as far as the system lets it, and warns at start when that is too low
         max_clients: usize = 10_000,
         /// what clients may have pgweir hold in all: messages that are half sent and larger than 64KiB, twice, because they are passed
         /// on; prepared statements; rows of COPY; answers that are not read. Whoever finds no room is refused with 53200, others go

@@ -2,5 +2,7 @@
 
 pub mod crowd;
 pub mod failures;
+pub mod lodge;
 pub mod memory;
+pub mod spares;
 pub mod strangers;

@@ -16,6 +16,7 @@
 
 mod console;
 mod databases;
+mod descriptors;
 mod peers;
 mod schema;
 
@@ -71,6 +72,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub fn run(file: Option<&Path>, around: Surroundings) -> Result<()> {
     let config = config::load(file, &around).map_err(|mistakes| config::refusal(&mistakes))?;
     start_log(&config.server)?;
+    descriptors::raise(&config);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if config.server.workers > 0 {
         runtime.worker_threads(config.server.workers);
@@ -325,13 +327,13 @@ impl Server {
         self.house.door.load().admission.close();
         self.tasks.shutdown().await;
         self.sockets.clear();
-        self.house.shutdown.send_replace(Shutdown::Draining);
+        self.house.announce(Shutdown::Draining);
         tokio::select! {
             _ = self.sessions.recv() => return tracing::info!("stopped: every session has ended"),
             _ = tokio::time::sleep(timeout) => tracing::warn!("the time to end is over"),
             _ = hurry => tracing::warn!("a second signal ends the wait"),
         }
-        self.house.shutdown.send_replace(Shutdown::Now);
+        self.house.announce(Shutdown::Now);
         if tokio::time::timeout(LAST_WORDS, self.sessions.recv()).await.is_err() {
             tracing::warn!("stopped: {} sessions were cut off", self.house.registry.len());
         }
@@ -422,6 +424,12 @@ impl House {
         }
     }
 
+    /// How long the process is going to live, for the console and for sessions.
+    fn announce(&self, shutdown: Shutdown) {
+        self.shutdown.send_replace(shutdown);
+        self.registry.announce(shutdown);
+    }
+
     /// Ready when clients are accepted and at least one database can serve them.
     fn ready(&self) -> Result<(), String> {
         if *self.shutdown.borrow() != Shutdown::Running {
@@ -491,7 +499,7 @@ impl House {
         self.memory.set_limit(new.server.max_memory.0);
         self.config.store(Arc::new(new));
         // Silent sessions look at their limits.
-        self.shutdown.send_modify(|_| {});
+        self.registry.ring();
         Ok(())
     }
 
@@ -512,7 +520,7 @@ impl House {
         tokio::spawn(self.clone().attend(stream, peer, stranger, startup, alive.clone()));
     }
 
-    /// From accept to the end of the session.
+    /// From accept to the session.
     async fn attend(
         self: Arc<Self>,
         stream: Stream,
@@ -527,8 +535,7 @@ impl House {
         };
         let door = self.door.load_full();
         let arrival = tokio::select! {
-            // in a box, which goes when the client is in
-            arrival = Box::pin(startup::greet(stream, peer.clone(), &door, || stranger.speaks())) => arrival,
+            arrival = startup::greet(stream, peer.clone(), &door, || stranger.speaks()) => arrival,
             () = stranger.shown_out() => Arrival::Gone("it said nothing, and others wait".into()),
         };
         drop((door, stranger));
@@ -541,11 +548,15 @@ impl House {
                 let secret_len = if greeted.protocol == PROTOCOL_3_0 { 4 } else { 32 };
                 let registration = self.registry.register(secret_len, who(&greeted, &database));
                 tracing::debug!("{peer}: {} logged in to {}", greeted.user, database.name);
-                drop(peer);
-                run::serve(greeted, database, registration, self.memory.clone(), self.shutdown.subscribe())
-                    .await;
-                metrics::sessions(-1.0);
-                drop((permit, alive));
+                let Some(session) = run::begin(greeted, database, &registration, &self.memory).await else {
+                    return metrics::sessions(-1.0);
+                };
+                // In a task of its own, which is small: what it took to let the client in goes with this one.
+                tokio::spawn(async move {
+                    run::serve(session, registration).await;
+                    metrics::sessions(-1.0);
+                    drop((permit, alive));
+                });
             }
             Arrival::Console { greeted, admin, permit } => {
                 metrics::arrival("console");
@@ -553,18 +564,18 @@ impl House {
                 // whoever asks the process to end is not waited for
                 drop(alive);
                 let averages = self.averages.clone();
-                Box::pin(console::attend(self, averages, greeted, admin)).await;
+                console::attend(self, averages, greeted, admin).await;
                 drop(permit);
             }
             Arrival::Cancel { pid, secret, stream } => {
                 metrics::arrival("cancel");
                 match (&self.peers, self.registry.other_peer(pid)) {
                     (Some(peers), Some(other)) => {
-                        if let Err(e) = Box::pin(peers.pass_on(other, pid, &secret)).await {
+                        if let Err(e) = peers.pass_on(other, pid, &secret).await {
                             tracing::debug!("{peer}: no process {other} to cancel for: {e}");
                         }
                     }
-                    _ => Box::pin(self.registry.cancel(pid, &secret)).await,
+                    _ => self.registry.cancel(pid, &secret).await,
                 }
                 // The client may wait for the end of the stream before it sends its next statement.
                 drop((stream, startup));

@@ -38,6 +38,7 @@ pub mod reply;
 
 use crate::catalog::oids::Translations;
 use crate::error::Error;
+use crate::limits::spares::{self, Spares};
 use bytes::BytesMut;
 use reply::{Expect, Pending, Reply};
 use smallvec::SmallVec;
@@ -62,6 +63,11 @@ pub trait Sink {
     /// The client is told of another value.
     fn reports(&mut self, name: String, value: String);
 }
+
+/// Queues that have room for more replies are not kept.
+const LONGEST_KEPT: usize = 64;
+
+thread_local!(static QUEUES: Spares<VecDeque<Reply>> = const { Spares::new() });
 
 /// The replies to come, in the client's order.
 #[derive(Debug, Default)]
@@ -106,11 +112,21 @@ enum Body {
 }
 
 impl Run {
-    /// Nothing may come for long: what is empty goes back.
+    /// Nothing may come for long: what is empty is left to others.
     pub fn rest(&mut self) {
-        if self.replies.is_empty() {
+        if self.replies.is_empty() && (1..=LONGEST_KEPT).contains(&self.replies.capacity()) {
+            spares::leave(&QUEUES, std::mem::take(&mut self.replies));
+        } else if self.replies.is_empty() {
             self.replies = VecDeque::new();
         }
+    }
+    fn queue(&mut self) -> &mut VecDeque<Reply> {
+        if self.replies.capacity() == 0
+            && let Some(spare) = spares::take(&QUEUES)
+        {
+            self.replies = spare;
+        }
+        &mut self.replies
     }
     /// Nothing is owed to the client.
     pub fn is_idle(&self) -> bool {
@@ -147,7 +163,7 @@ impl Run {
         self.replies.iter().any(|r| matches!(r, Reply::Pending(p) if p.from == shard))
     }
     pub fn push(&mut self, pending: Pending) {
-        self.replies.push_back(Reply::Pending(pending));
+        self.queue().push_back(Reply::Pending(pending));
     }
     /// A reply of pgweir's own.
     pub fn local(&mut self, write: impl FnOnce(&mut BytesMut)) {
@@ -156,7 +172,7 @@ impl Run {
         }
         let mut bytes = BytesMut::new();
         write(&mut bytes);
-        self.replies.push_back(Reply::Local(bytes));
+        self.queue().push_back(Reply::Local(bytes));
     }
     /// ParseComplete of pgweir's own: from then on the statement exists, unless what stands before it fails.
     pub fn parsed(&mut self, confirmed: &Arc<AtomicBool>) {
@@ -164,12 +180,12 @@ impl Run {
             confirmed.store(true, Ordering::Relaxed);
             self.local(crate::wire::backend::parse_complete);
         } else {
-            self.replies.push_back(Reply::Parsed(confirmed.clone()));
+            self.queue().push_back(Reply::Parsed(confirmed.clone()));
         }
     }
     /// ReadyForQuery, with the state of the transaction as it is when the message's turn comes.
     pub fn ready(&mut self) {
-        self.replies.push_back(Reply::Ready);
+        self.queue().push_back(Reply::Ready);
     }
     /// An error of pgweir's own.
     pub fn error(&mut self, error: &Error) {

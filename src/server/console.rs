@@ -141,7 +141,7 @@ impl Proxy for Operated {
     }
 
     fn wake_sessions(&self) {
-        self.house.shutdown.send_modify(|_| {});
+        self.house.registry.ring();
     }
 
     fn shut_down(&self, how: Ending) {

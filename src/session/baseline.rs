@@ -21,7 +21,7 @@ use bytes::Buf;
 use dashmap::DashMap;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 /// Remembered answers; beyond this all are forgotten and asked again.
@@ -44,6 +44,10 @@ impl Baselines {
 pub struct Baseline {
     /// ParameterStatus
     pub reported: Arc<BTreeMap<String, String>>,
+    /// the settings that its sessions begin with
+    told: Settings,
+    /// what texts mean under them
+    reading: Arc<Reading>,
     /// SHOW search_path
     search_path: String,
     /// SHOW default_transaction_isolation
@@ -51,19 +55,40 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    pub fn reading(&self, user: &Arc<str>, server: Encoding) -> Reading {
-        Reading {
-            search_path: resolve(&identifier_list(&self.search_path), user),
+    /// What a server has said to a user who asked for these settings.
+    fn new(
+        user: &Arc<str>,
+        settings: &Settings,
+        reported: BTreeMap<String, String>,
+        [search_path, isolation]: [String; 2],
+        server: Encoding,
+    ) -> Self {
+        let value = |name: &str| reported.get(name).map(String::as_str);
+        let reading = Reading {
+            search_path: resolve(&identifier_list(&search_path), user),
             role: user.clone(),
-            standard_conforming_strings: self.value("standard_conforming_strings") != Some("off"),
-            date_style: self.value("DateStyle").unwrap_or("ISO, MDY").into(),
-            time_zone: self.value("TimeZone").unwrap_or("UTC").into(),
+            standard_conforming_strings: value("standard_conforming_strings") != Some("off"),
+            date_style: value("DateStyle").unwrap_or("ISO, MDY").into(),
+            time_zone: value("TimeZone").unwrap_or("UTC").into(),
             temporaries: [].into(),
-            encodings: Encodings {
-                client: self.value(NAME).map_or(Encoding::UNKNOWN, Encoding::named),
-                server,
-            },
+            encodings: Encodings { client: value(NAME).map_or(Encoding::UNKNOWN, Encoding::named), server },
+        };
+        let told = told(settings, value(NAME));
+        Baseline { reported: Arc::new(reported), told, reading: Arc::new(reading), search_path, isolation }
+    }
+
+    /// The settings that its sessions begin with: all share one list, so that a link which has them is known to have them.
+    pub fn told(&self) -> Settings {
+        self.told.clone()
+    }
+
+    /// What texts mean to its sessions at first; all share it.
+    pub fn reading(&self, server: Encoding) -> Arc<Reading> {
+        let mut reading = self.reading.clone();
+        if reading.encodings.server != server {
+            Arc::make_mut(&mut reading).encodings.server = server;
         }
+        reading
     }
 
     /// The same with what the session has set since.
@@ -95,19 +120,6 @@ impl Baseline {
         }
     }
 
-    /// The session's settings with the client_encoding that its client was told. Named always, so that no link gives it
-    /// another one because its database or role has another default.
-    pub fn told(&self, settings: Settings) -> Settings {
-        match self.value(NAME) {
-            Some(value) if settings.statement(NAME).is_none() => {
-                let mut list = List::clone(settings.list());
-                list.push((NAME.into(), start_statement(NAME, value)));
-                Settings::starting_with(list)
-            }
-            _ => settings,
-        }
-    }
-
     /// Whether a block that names no isolation level has one snapshot, under what the session has set.
     pub fn one_snapshot(&self, settings: &Settings) -> bool {
         let set = settings.statement("default_transaction_isolation");
@@ -120,6 +132,19 @@ impl Baseline {
 }
 
 const NAME: &str = "client_encoding";
+
+/// Settings with the client_encoding that clients are told. Named always, so that no link gives it another one because its
+/// database or role has another default.
+fn told(settings: &Settings, encoding: Option<&str>) -> Settings {
+    match encoding {
+        Some(value) if settings.statement(NAME).is_none() => {
+            let mut list = List::clone(settings.list());
+            list.push((NAME.into(), start_statement(NAME, value)));
+            Settings::starting_with(list)
+        }
+        _ => settings.clone(),
+    }
+}
 
 /// What client_encoding is by the session's own settings: the truth before a server has reported it.
 pub fn encoding_as_set(settings: &Settings) -> Encoding {
@@ -183,16 +208,23 @@ fn quoted(text: &str, quote: char) -> (String, &str) {
 }
 
 /// `SET pgweir.shard`, `.key`, `.keyspace`, `.role`.
-pub fn hints(settings: &Settings) -> Hints {
+pub fn hints(settings: &Settings) -> Arc<Hints> {
     let value = |name: &str| settings.statement(name).map(values).filter(|v| !v.is_empty());
     let one = |name: &str| value(name).and_then(|mut v| v.pop());
-    Hints {
+    let hints = Hints {
         shard: one("pgweir.shard"),
         key: value("pgweir.key").unwrap_or_default(),
         keyspace: one("pgweir.keyspace"),
         role: one("pgweir.role"),
-        ..Hints::default()
-    }
+        ..Hints::NONE
+    };
+    if hints.is_empty() { no_hints() } else { Arc::new(hints) }
+}
+
+/// The same where nothing of it is set, once for all sessions.
+pub fn no_hints() -> Arc<Hints> {
+    static NONE: LazyLock<Arc<Hints>> = LazyLock::new(Arc::default);
+    NONE.clone()
 }
 
 /// Settings asked for in the start-up packet, `options` taken apart (manual, "libpq: options").
@@ -299,9 +331,10 @@ async fn ask(
     let timeout = deadline.saturating_duration_since(Instant::now());
     let answer = tokio::time::timeout(timeout, show(&mut lease, settings)).await;
     match answer {
-        Ok(Ok([search_path, isolation])) => {
+        Ok(Ok(shown)) => {
             lease.applied = Some(settings.list().clone());
-            Ok(Baseline { reported: Arc::new(lease.parameters.clone()), search_path, isolation })
+            let server = database.backends.server_encoding();
+            Ok(Baseline::new(user, settings, lease.parameters.clone(), shown, server))
         }
         Ok(Err(e)) => {
             lease.applied = None;

@@ -4,6 +4,7 @@ use crate::backend::stream::Stream;
 use crate::error::{Error, SqlState};
 use crate::exec::Sink;
 use crate::limits::memory::{self, Claim};
+use crate::session::desk;
 use crate::wire::frame::{self, HEADER, Limits};
 use bytes::{Buf, BufMut, BytesMut};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 /// Above this many bytes to be sent nothing more is read from links.
 const OUTPUT_HIGH: usize = 64 * 1024;
 /// Asked of the socket at once, in bytes.
-const READ_CHUNK: usize = 16 * 1024;
+const READ_CHUNK: usize = desk::BUFFER;
 /// How often a message is in memory while it is passed on: in the input, and in the output of a link.
 const COPIES: usize = 2;
 /// More than this that waits for a client is claimed; a client that is read from links for has less.
@@ -84,8 +85,8 @@ impl Client {
 
     /// It may be silent for long: what is empty goes back.
     pub fn rest(&mut self) {
-        if self.output.is_empty() {
-            self.output = BytesMut::new();
+        if self.output.is_empty() && self.output.capacity() > 0 {
+            desk::leave(std::mem::take(&mut self.output));
         }
     }
 
@@ -107,10 +108,13 @@ impl Client {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.is_empty() {
             if self.input.capacity() > 0 && self.input.capacity() < READ_CHUNK / 2 {
-                self.input = BytesMut::new();
+                desk::leave(std::mem::take(&mut self.input));
             }
-            if self.input.capacity() == 0 && !self.stream.is_tls() {
-                ready!(self.stream.poll_readable(cx))?;
+            if self.input.capacity() == 0 {
+                if !self.stream.is_tls() {
+                    ready!(self.stream.poll_readable(cx))?;
+                }
+                self.input = desk::buffer();
             }
         }
         self.make_room();
@@ -118,7 +122,7 @@ impl Client {
         match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
             Poll::Pending => {
                 if self.input.is_empty() {
-                    self.input = BytesMut::new();
+                    desk::leave(std::mem::take(&mut self.input));
                 }
                 return Poll::Pending;
             }
@@ -224,6 +228,9 @@ impl Client {
 
 impl Sink for Client {
     fn put(&mut self) -> &mut BytesMut {
+        if self.output.capacity() == 0 {
+            self.output = desk::buffer();
+        }
         &mut self.output
     }
     fn forward(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
@@ -263,9 +270,7 @@ impl Sink for Client {
         }
         let done = self.poll_write_some(cx);
         if done.is_ready() {
-            if self.output.try_reclaim(OUTPUT_HIGH + 1) {
-                self.output = BytesMut::new();
-            }
+            self.rest();
             self.waiting.release();
         }
         done

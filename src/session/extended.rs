@@ -8,14 +8,15 @@
 use crate::error::{Error, Result, SqlState};
 use crate::exec::reply::{Described, Expect, ParseNote, Pending, Show};
 use crate::limits::memory::Claim;
-use crate::plan::{CopyIn, Params, Route, Snapshot, Statement, Template};
+use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::config::{self, Followed};
-use crate::session::control::{self, Control, Voice};
+use crate::session::control::{self, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::holdings;
 use crate::session::listen;
-use crate::session::oids::{self, Columns};
+use crate::session::oids;
+use crate::session::portals::{Portal, Portals};
 use crate::session::prepare;
 use crate::session::recall;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
@@ -49,7 +50,7 @@ pub(super) type Name = SmallVec<[u8; 24]>;
 pub struct Extended {
     /// by the client's name; the unnamed one under ""
     statements: Kept,
-    portals: HashMap<Name, Portal, foldhash::fast::RandomState>,
+    portals: Portals,
     /// where cursors were declared in SQL: FETCH goes there, and the protocol may name them as portals
     cursors: HashMap<Name, (ShardId, u64), foldhash::fast::RandomState>,
     /// savepoints of the block, and when they were made, in steps of their own
@@ -65,27 +66,12 @@ pub struct Extended {
     pub(super) refused: bool,
 }
 
-#[derive(Debug, Clone)]
-enum Portal {
-    On {
-        shard: ShardId,
-        template: Arc<Template>,
-        columns: Option<Columns>,
-        /// a COPY whose rows decide the route; `shard` is only asked
-        rows: Option<Arc<CopyIn>>,
-        /// what the first Execute is going to set
-        makes: Option<Box<Followed>>,
-    },
-    /// served by pgweir
-    Control { control: Control, text: Box<str> },
-}
-
 impl Extended {
     /// `claim` is one of nothing.
     pub(super) fn new(claim: Claim) -> Self {
         Extended {
             statements: Kept::new(claim),
-            portals: HashMap::default(),
+            portals: Portals::default(),
             cursors: HashMap::default(),
             saved: Vec::new(),
             moment: 0,
@@ -196,7 +182,7 @@ impl Extended {
     /// DEALLOCATE of a statement that was prepared by the protocol. False: there is none of that name.
     pub fn deallocate(&mut self, name: &str) -> bool {
         self.deferred.retain(|d| d.as_slice() != name.as_bytes());
-        self.statements.remove(name.as_bytes()).is_some()
+        self.statements.remove(name.as_bytes())
     }
     /// A link gets its first message since the last Sync: one ReadyForQuery is owed.
     pub fn joins(&mut self, txn: &mut Txn, shard: ShardId) {
@@ -256,7 +242,8 @@ pub(super) async fn message(
     if s.run.len() > 1000 {
         s.drain().await?;
     }
-    s.drive(Until::Room).await
+    // What the client has sent behind it goes in the same write; if there is nothing, whoever waits for more sends.
+    if s.has_room() { Ok(()) } else { s.drive(Until::Room).await }
 }
 
 /// An error of pgweir's own: what follows is skipped until Sync.
@@ -510,7 +497,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     let (template, route) = routed(s, len, &name, &snapshot).await?;
     s.goes(route.kind(), &template);
     s.extended.end_cursors(&s.txn);
-    if !portal.is_empty() && s.extended.portals.contains_key(&portal) && s.txn.in_block() {
+    if !portal.is_empty() && s.extended.portals.get(&portal).is_some() && s.txn.in_block() {
         return Err(Error::client(
             SqlState::DUPLICATE_CURSOR,
             format!("cursor \"{}\" already exists", String::from_utf8_lossy(&portal)),

@@ -41,10 +41,12 @@ mod config;
 mod control;
 mod copy;
 pub mod database;
+mod desk;
 mod extended;
 mod holdings;
 mod listen;
 mod oids;
+mod portals;
 mod prepare;
 mod recall;
 pub mod registry;
@@ -75,8 +77,9 @@ pub struct Greeted {
 }
 
 /// How long the process is going to live, as sessions need to know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Shutdown {
+    #[default]
     Running,
     /// Sessions end with 57P01 as soon as they are outside a transaction.
     Draining,

@@ -2,13 +2,15 @@
 
 use crate::backend::cancel::{CancelTarget, Cancelable};
 use crate::backend::pool::Backends;
+use crate::session::Shutdown;
 use crate::txn::Pins;
 use dashmap::DashMap;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
@@ -30,16 +32,18 @@ pub struct Registry {
     next: AtomicI32,
     /// of sessions that have ended, by database
     ended: Mutex<HashMap<Arc<str>, Totals>>,
+    /// how long the process is going to live: a [`Shutdown`]
+    shutdown: AtomicU8,
 }
 
 #[derive(Debug)]
 pub struct Entry {
     pub pid: i32,
-    secret: Vec<u8>,
+    secret: Box<[u8]>,
     pub who: Who,
     pub counters: Counters,
     ended_by: AtomicBool,
-    /// of `Who` at first, then as SET
+    /// as at the start, then as SET
     application_name: Mutex<Box<str>>,
     /// microseconds from `who.since` to the last request, and to when waiting for a link began (0: it does not wait)
     requested: AtomicU64,
@@ -53,6 +57,8 @@ pub struct Entry {
     running: Mutex<SmallVec<[Cancelable; 2]>>,
     /// cancel requests while it waits for a link
     canceled: Notify,
+    /// wakes the session's task
+    bell: Mutex<Option<Waker>>,
 }
 
 /// Whose session it is.
@@ -60,6 +66,7 @@ pub struct Entry {
 pub struct Who {
     pub database: Arc<str>,
     pub user: Arc<str>,
+    /// at the start; an [`Entry`] has it elsewhere
     pub application_name: Box<str>,
     /// `None`: a unix socket
     pub peer: Option<SocketAddr>,
@@ -78,9 +85,8 @@ pub struct Pin {
     target: Arc<CancelTarget>,
 }
 
-/// What a session has done. Written by the session alone, read by whoever asks: no read-modify-write, no shared cache line.
+/// What a session has done. Written by the session alone, read by whoever asks: no read-modify-write.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 pub struct Counters([AtomicU64; Count::ALL.len()]);
 
 /// What is counted. Times are in microseconds, volumes in bytes.
@@ -146,7 +152,7 @@ impl Totals {
 /// Keeps a session registered; dropping it takes the session out.
 #[derive(Debug)]
 pub struct Registration {
-    registry: Arc<Registry>,
+    pub registry: Arc<Registry>,
     pub entry: Arc<Entry>,
 }
 
@@ -163,8 +169,8 @@ impl Registry {
     }
 
     /// `secret` is 4 bytes for protocol 3.0, up to 32 for 3.2.
-    pub fn register(self: &Arc<Self>, secret_len: usize, who: Who) -> Registration {
-        let mut secret = vec![0; secret_len];
+    pub fn register(self: &Arc<Self>, secret_len: usize, mut who: Who) -> Registration {
+        let mut secret = vec![0; secret_len].into_boxed_slice();
         getrandom::fill(&mut secret).expect("the operating system gives random bytes");
         loop {
             let number =
@@ -173,23 +179,25 @@ impl Registry {
                 continue;
             }
             let pid = MARK | (self.peer << SESSION_BITS) as i32 | number;
-            let entry = Arc::new(Entry {
-                pid,
-                secret: secret.clone(),
-                who: who.clone(),
-                counters: Counters::default(),
-                ended_by: AtomicBool::new(false),
-                application_name: Mutex::new(who.application_name.clone()),
-                requested: AtomicU64::new(0),
-                waits: AtomicU64::new(0),
-                pins: Mutex::default(),
-                pinned: AtomicBool::new(false),
-                backends: OnceLock::new(),
-                running: Mutex::default(),
-                canceled: Notify::new(),
-            });
-            if let dashmap::Entry::Vacant(v) = self.sessions.entry(pid) {
-                v.insert(entry.clone());
+            if let dashmap::Entry::Vacant(place) = self.sessions.entry(pid) {
+                let application_name = std::mem::take(&mut who.application_name);
+                let entry = Arc::new(Entry {
+                    pid,
+                    secret,
+                    who,
+                    counters: Counters::default(),
+                    ended_by: AtomicBool::new(false),
+                    application_name: Mutex::new(application_name),
+                    requested: AtomicU64::new(0),
+                    waits: AtomicU64::new(0),
+                    pins: Mutex::default(),
+                    pinned: AtomicBool::new(false),
+                    backends: OnceLock::new(),
+                    running: Mutex::default(),
+                    canceled: Notify::new(),
+                    bell: Mutex::default(),
+                });
+                place.insert(entry.clone());
                 return Registration { registry: self.clone(), entry };
             }
         }
@@ -206,6 +214,29 @@ impl Registry {
         entry.canceled.notify_waiters();
         if let Some(backends) = entry.backends.get() {
             backends.cancel(&entry.running()).await;
+        }
+    }
+
+    /// How long the process is going to live, from now on. Sessions are told.
+    pub fn announce(&self, shutdown: Shutdown) {
+        self.shutdown.store(shutdown as u8, Ordering::Release);
+        self.ring();
+    }
+
+    pub fn shutdown(&self) -> Shutdown {
+        match self.shutdown.load(Ordering::Acquire) {
+            now if now == Shutdown::Now as u8 => Shutdown::Now,
+            draining if draining == Shutdown::Draining as u8 => Shutdown::Draining,
+            _ => Shutdown::Running,
+        }
+    }
+
+    /// Every session looks at the world anew: whether an operator has ended it, and at its limits.
+    pub fn ring(&self) {
+        for entry in &self.sessions {
+            if let Some(waker) = &*lock(&entry.bell) {
+                waker.wake_by_ref();
+            }
         }
     }
 
@@ -289,11 +320,22 @@ impl Entry {
         self.pinned.store(!all.is_empty(), Ordering::Relaxed);
     }
 
+    /// Which servers its cancel requests go to.
+    pub fn is_served_by(&self, backends: &Arc<Backends>) {
+        // A session has one database for life: a second call has nothing to change.
+        let _ = self.backends.set(backends.clone());
+    }
+
+    /// What wakes the session from now on, see [`Registry::ring`]. Whoever calls this looks at the world behind it.
+    pub fn hears(&self, waker: &Waker) {
+        *lock(&self.bell) = Some(waker.clone());
+    }
+
     pub fn secret(&self) -> &[u8] {
         &self.secret
     }
 
-    /// The session ends when it next looks; whoever calls this wakes the sessions.
+    /// The session ends when it next looks; whoever calls this rings for the sessions.
     pub fn end(&self) {
         self.ended_by.store(true, Ordering::Relaxed);
     }
@@ -315,41 +357,28 @@ impl Drop for Registration {
     }
 }
 
-/// Lets a session's transactions say what runs for it.
-pub struct Watch {
-    entry: Arc<Entry>,
-}
-
-impl Watch {
-    pub fn new(entry: Arc<Entry>, backends: Arc<Backends>) -> Self {
-        // A session has one database for life: a second call has nothing to change.
-        let _ = entry.backends.set(backends);
-        Watch { entry }
-    }
-}
-
-impl crate::txn::Running for Watch {
+impl crate::txn::Running for Entry {
     fn starts(&self, target: &Arc<CancelTarget>) {
-        lock(&self.entry.running).push(target.lent());
+        lock(&self.running).push(target.lent());
     }
     fn waits(&self, yes: bool) {
-        if let Some(waited) = self.entry.waiting_for() {
-            self.entry.counters.add(Count::WaitTime, waited.as_micros() as u64);
+        if let Some(waited) = Entry::waiting_for(self) {
+            self.counters.add(Count::WaitTime, waited.as_micros() as u64);
         }
-        self.entry.waits(yes);
+        Entry::waits(self, yes);
     }
     fn keeps(&self, target: &Arc<CancelTarget>, shard: &Arc<str>, pins: Pins) {
-        self.entry.keeps(target, shard, pins);
+        Entry::keeps(self, target, shard, pins);
     }
     fn canceled(&self) -> &Notify {
-        &self.entry.canceled
+        &self.canceled
     }
     fn ends(&self, target: &Arc<CancelTarget>) {
-        let mut running = lock(&self.entry.running);
+        let mut running = lock(&self.running);
         running.retain(|link| !link.is_of(target));
         drop(running);
-        if self.entry.pinned.load(Ordering::Relaxed) {
-            lock(&self.entry.pins).retain(|p| !Arc::ptr_eq(&p.target, target));
+        if self.pinned.load(Ordering::Relaxed) {
+            lock(&self.pins).retain(|p| !Arc::ptr_eq(&p.target, target));
         }
     }
 }

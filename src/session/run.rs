@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, SqlState};
 use crate::exec::{Run, Sink};
+use crate::limits::lodge::Lodged;
 use crate::limits::memory::Memory;
 use crate::metrics::RouteKind;
 use crate::plan::{Encodings, Reading, Route, Snapshot, Template};
@@ -9,12 +10,13 @@ use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
 use crate::session::clock::{self, Clock, Phase, Rung};
 use crate::session::database::{Database, PoolMode};
+use crate::session::desk::Scanned;
 use crate::session::extended::Extended;
-use crate::session::registry::{Entry, Registration, Watch};
+use crate::session::registry::{Entry, Registration, Registry};
 use crate::session::turn::Turn;
 use crate::session::{Greeted, Shutdown, control, copy, extended, holdings, listen, simple};
 use crate::shards::ShardId;
-use crate::sql::scan::{Hints, Scan};
+use crate::sql::scan::Hints;
 use crate::txn::{Block, Effect, Sequences, Txn, aborted};
 use crate::wire::encoding::Encoding;
 use crate::wire::frame::{self, Limits};
@@ -22,9 +24,8 @@ use crate::wire::{backend, frontend};
 use bytes::{Buf, BytesMut};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 
 /// Above this many bytes still to be sent to a link, the client is not listened to.
 const LINK_HIGH: usize = 256 * 1024;
@@ -46,11 +47,11 @@ pub struct Session {
     pub(super) run: Run,
     pub(super) extended: Extended,
     /// of the simple message being served
-    pub(super) scan: Scan,
+    pub(super) scan: Scanned,
     /// the same as it is planned, when that is not as it came: see [`Statement::text`](crate::plan::Statement)
     pub(super) wide: Option<Box<str>>,
-    pub(super) reading: Reading,
-    pub(super) hints: Hints,
+    pub(super) reading: Arc<Reading>,
+    pub(super) hints: Arc<Hints>,
     /// rises with each change of `reading` or `hints`
     pub(super) reading_version: u64,
     /// what `reading` and `hints` were made from
@@ -75,6 +76,8 @@ pub struct Session {
     pub(super) turn: Turn,
     clock: Clock,
     limits: Limits,
+    /// what wakes the session's task, as the registry has it
+    bell: Option<Waker>,
 }
 
 /// What a [`Reading`] depends on.
@@ -117,30 +120,29 @@ impl From<std::io::Error> for Gone {
     }
 }
 
-/// Serves a client that has logged in, until it or the server goes.
+/// Makes the session of a client that has logged in. `None`: the client was told why there is none.
 ///
 /// Sends ParameterStatus, BackendKeyData and ReadyForQuery first: they need a server's parameters.
-pub async fn serve(
+pub async fn begin(
     greeted: Greeted,
     database: Arc<Database>,
-    registration: Registration,
-    memory: Arc<Memory>,
-    mut shutdown: watch::Receiver<Shutdown>,
-) {
-    let peer = greeted.peer.clone();
-    let protocol = greeted.protocol;
-    let user = greeted.user.clone();
+    registration: &Registration,
+    memory: &Arc<Memory>,
+) -> Option<Box<Session>> {
+    let Greeted { stream, input, user, protocol, parameters, peer } = greeted;
     let entry = registration.entry.clone();
-    let mut client = Client::new(greeted.stream, greeted.input, memory.claim());
-    let settings = match baseline::start_settings(&greeted.parameters) {
-        Ok(settings) => settings,
-        Err(e) => return Box::pin(refuse(&mut client, &e)).await,
+    let mut client = Client::new(stream, input, memory.claim());
+    let baseline = match baseline::start_settings(&parameters) {
+        Ok(settings) => baseline::of(&database, &user, &settings).await.map_err(Error::fatal),
+        Err(e) => Err(e),
     };
-    let baseline = match Box::pin(baseline::of(&database, &user, &settings)).await {
+    let baseline = match baseline {
         Ok(baseline) => baseline,
-        Err(e) => return Box::pin(refuse(&mut client, &e.fatal())).await,
+        Err(e) => {
+            refuse(&mut client, &e).await;
+            return None;
+        }
     };
-    let settings = baseline.told(settings);
     for (name, value) in baseline.reported.iter() {
         backend::parameter_status(client.put(), name.as_bytes(), value.as_bytes());
     }
@@ -149,7 +151,7 @@ pub async fn serve(
     backend::ready_for_query(client.put(), b'I');
     let pid = entry.pid;
     let largest = usize::try_from(database.options().max_message.0).unwrap_or(usize::MAX);
-    let running = Arc::new(Watch::new(entry.clone(), database.backends.clone()));
+    entry.is_served_by(&database.backends);
     let server_encoding = database.backends.server_encoding();
     let reading_of = Grounds { settings: 0, reports: client.reports(), reported: true, server_encoding };
     let mode = database.pool_mode(&user);
@@ -157,14 +159,14 @@ pub async fn serve(
         client,
         mode,
         pid,
+        txn: Txn::new(database.backends.clone(), user.clone(), entry.clone(), baseline.told()),
         entry,
-        txn: Txn::new(database.backends.clone(), user.clone(), running, settings),
         run: Run::default(),
         extended: Extended::new(memory.claim()),
-        scan: Scan::default(),
+        scan: Scanned::default(),
         wide: None,
-        reading: baseline.reading(&user, server_encoding),
-        hints: Hints::default(),
+        reading: baseline.reading(server_encoding),
+        hints: baseline::no_hints(),
         reading_version: 0,
         reading_of,
         reported_settings: 0,
@@ -179,6 +181,7 @@ pub async fn serve(
         turn: Turn::default(),
         clock: Clock::default(),
         limits: Limits::CLIENT.with_largest(largest),
+        bell: None,
         user,
         database,
     });
@@ -186,9 +189,14 @@ pub async fn serve(
     session.txn.set_default_one_snapshot(default_one_snapshot);
     session.txn.set_keeps_links(mode == PoolMode::Session);
     tracing::debug!(peer, protocol, user = %session.user, "session begins");
-    let end = session.run(&mut shutdown).await;
+    Some(session)
+}
+
+/// Serves a session until its client or the server goes.
+pub async fn serve(mut session: Box<Session>, registration: Registration) {
+    let end = session.run(&registration.registry).await;
     if let Gone::Fatal(e) = &end {
-        tracing::debug!(peer, error = %e, "session ends");
+        tracing::debug!(peer = ?session.entry.who.peer, error = %e, "session ends");
         // Inside half a row the words would be taken for its rest.
         if !session.run.is_torn() {
             Box::pin(refuse(&mut session.client, e)).await;
@@ -214,27 +222,27 @@ async fn refuse(client: &mut Client, e: &Error) {
 
 impl Session {
     /// Message after message, until the end. Never returns otherwise.
-    pub(super) async fn run(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Gone {
+    pub(super) async fn run(&mut self, house: &Registry) -> Gone {
         loop {
-            if let Err(gone) = self.message(shutdown).await {
+            if let Err(gone) = self.message(house).await {
                 return gone;
             }
         }
     }
 
-    /// Waits for a message and serves it. What serves is large and lives in a box of its own, so that a client that is silent
+    /// Waits for a message and serves it. What serves is large and lives in a room of its own, so that a client that is silent
     /// costs no more than its session.
-    async fn message(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
+    async fn message(&mut self, house: &Registry) -> Result<(), Gone> {
         if self.txn.may_have_temporaries() || self.txn.is_in_doubt() || self.run.hearing.is_some() {
             Box::pin(self.learn()).await?;
         }
         if self.front(&self.limits)?.is_none() {
-            self.wait(shutdown).await?;
+            self.wait(house).await?;
             if self.front(&self.limits)?.is_none() {
                 return Ok(());
             }
         }
-        Box::pin(self.serve()).await
+        Lodged::new(self.serve()).await
     }
 
     /// What the next message means may hang on what the last one has left.
@@ -259,30 +267,38 @@ impl Session {
     }
 
     /// Until there is a message, or the session has to look at the world anew.
-    async fn wait(&mut self, shutdown: &mut watch::Receiver<Shutdown>) -> Result<(), Gone> {
+    async fn wait(&mut self, house: &Registry) -> Result<(), Gone> {
         let idle = self.run.is_idle();
         let may_leave = idle && !self.txn.in_block() && self.extended.is_quiet();
-        let stopping = *shutdown.borrow() != Shutdown::Running;
-        if may_leave {
-            self.client.rest();
-            self.run.rest();
-            self.scan = Scan::new();
+        let stopping = house.shutdown() != Shutdown::Running;
+        if idle {
+            self.rest();
         }
-        let entry = self.entry.clone();
         // Once the proxy stops, the end of the reply under way may be the moment to leave.
         let until = if stopping && !idle { Until::Turn } else { Until::Message };
-        tokio::select! {
-            biased;
-            done = self.drive(until) => return done,
-            s = shutdown.wait_for(|s| {
-                *s == Shutdown::Now || entry.is_ended() || (*s != Shutdown::Running && (may_leave || !stopping))
-            }) => {
-                if !entry.is_ended() && !may_leave && s.is_ok_and(|s| *s != Shutdown::Now) {
-                    return Ok(());
-                }
+        let moved = poll_fn(|cx| {
+            if self.bell.as_ref().is_none_or(|bell| !bell.will_wake(cx.waker())) {
+                self.bell = Some(cx.waker().clone());
+                self.entry.hears(cx.waker());
             }
+            let moved = self.poll_drive(cx, until);
+            if moved.is_ready() {
+                return moved.map(Some);
+            }
+            let shutdown = house.shutdown();
+            let told = shutdown == Shutdown::Now
+                || self.entry.is_ended()
+                || (shutdown != Shutdown::Running && (may_leave || !stopping));
+            if told { Poll::Ready(None) } else { Poll::Pending }
+        });
+        if let Some(moved) = moved.await {
+            return moved;
         }
-        let (message, hint) = match entry.is_ended() {
+        let ended = self.entry.is_ended();
+        if !ended && !may_leave && house.shutdown() != Shutdown::Now {
+            return Ok(());
+        }
+        let (message, hint) = match ended {
             true => (
                 "terminating connection due to administrator command",
                 "An operator ended this session on pgweir's console.",
@@ -290,6 +306,14 @@ impl Session {
             false => ("terminating connection: pgweir is shutting down", "Connect again."),
         };
         Err(Gone::Fatal(Error::client(SqlState::ADMIN_SHUTDOWN, message).hint(hint).fatal()))
+    }
+
+    /// It may be silent for long: what it needs to serve messages goes to others meanwhile.
+    fn rest(&mut self) {
+        self.client.rest();
+        self.run.rest();
+        self.scan.rest();
+        self.wide = None;
     }
 
     /// Serves the message at the front.
@@ -499,6 +523,9 @@ impl Session {
                 let took = self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
                 self.ended(took);
                 self.tell_schema_changed();
+                if !self.run.serving {
+                    self.rest();
+                }
             }
             if self.txn.is_bereft() && self.run.is_idle() {
                 return Poll::Ready(Err(Gone::Fatal(
@@ -549,7 +576,7 @@ impl Session {
     }
 
     /// Links take more.
-    fn has_room(&mut self) -> bool {
+    pub(super) fn has_room(&mut self) -> bool {
         self.txn.participants().iter().all(|p| p.link_ref().output.len() < LINK_HIGH)
     }
 
@@ -651,8 +678,9 @@ impl Session {
         let effective = self.txn.effective();
         let encodings = Encodings { client, server: self.reading_of.server_encoding };
         self.reading_version += 1;
-        self.reading = self.baseline.reading_with(&self.user, &effective, &self.client, encodings);
-        self.reading.temporaries = holdings::of(&self.txn);
+        let mut reading = self.baseline.reading_with(&self.user, &effective, &self.client, encodings);
+        reading.temporaries = holdings::of(&self.txn);
+        self.reading = Arc::new(reading);
         self.hints = baseline::hints(&effective);
         self.txn.set_default_one_snapshot(self.baseline.one_snapshot(&effective));
     }

@@ -446,7 +446,7 @@ async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(R
             return Err(Error::limit(SqlState::CANNOT_CONNECT_NOW, message).retryable().into());
         }
     };
-    let mut permit = Permit { seat, places: vec![] };
+    let mut permit = Permit { seat, places: Vec::with_capacity(2) };
     if !console && let Some(address) = channel.stream.peer_address() {
         let most = door.allowances.per_address;
         let Some(place) = door.crowd.enter(Party::of_address(address), most) else {

@@ -153,10 +153,13 @@ impl Statements {
     }
 }
 
-/// The statements of a session, by the names that its client has given them.
+/// The statements of a session, by the names that its client has given them. Many clients have none but the unnamed one,
+/// which needs no table.
 #[derive(Debug)]
 pub(super) struct Kept {
-    statements: HashMap<Name, Prepared, foldhash::fast::RandomState>,
+    unnamed: Option<Box<Prepared>>,
+    /// in boxes, because a table has room for more than it holds
+    named: HashMap<Name, Box<Prepared>, foldhash::fast::RandomState>,
     /// what they take, by estimate
     bytes: usize,
     claim: Claim,
@@ -165,34 +168,42 @@ pub(super) struct Kept {
 impl Kept {
     /// `claim` is one of nothing.
     pub(super) fn new(claim: Claim) -> Self {
-        Kept { statements: HashMap::default(), bytes: 0, claim }
+        Kept { unnamed: None, named: HashMap::default(), bytes: 0, claim }
     }
     pub(super) fn get(&self, name: &[u8]) -> Option<&Prepared> {
-        self.statements.get(name)
+        if name.is_empty() { self.unnamed.as_deref() } else { self.named.get(name).map(|p| &**p) }
     }
     pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Prepared> {
-        self.statements.get_mut(name)
+        if name.is_empty() { self.unnamed.as_deref_mut() } else { self.named.get_mut(name).map(|p| &mut **p) }
     }
     /// In the place of one of the same name. Errors: 53200, and then there is none of that name.
     pub(super) fn insert(&mut self, name: Name, prepared: Prepared) -> Result<()> {
-        drop(self.remove(&name));
+        self.remove(&name);
         let bytes = prepared.bytes();
         if !self.claim.resize(self.bytes + bytes) {
             return Err(no_room("There is no room for another prepared statement."));
         }
         self.bytes += bytes;
-        self.statements.insert(name, prepared);
+        let prepared = Box::new(prepared);
+        if name.is_empty() {
+            self.unnamed = Some(prepared);
+        } else {
+            self.named.insert(name, prepared);
+        }
         Ok(())
     }
-    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Prepared> {
-        let prepared = self.statements.remove(name)?;
+    /// False: there is none of that name.
+    pub(super) fn remove(&mut self, name: &[u8]) -> bool {
+        let gone = if name.is_empty() { self.unnamed.take() } else { self.named.remove(name) };
+        let Some(prepared) = gone else { return false };
         // EXECUTE may have got another text meanwhile, of about the same length.
         self.bytes = self.bytes.saturating_sub(prepared.bytes());
         self.claim.resize(self.bytes);
-        Some(prepared)
+        true
     }
     pub(super) fn clear(&mut self) {
-        self.statements = HashMap::default();
+        self.unnamed = None;
+        self.named = HashMap::default();
         self.bytes = 0;
         self.claim.release();
     }

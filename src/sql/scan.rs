@@ -92,6 +92,8 @@ pub struct Hints {
 }
 
 impl Hints {
+    pub const NONE: Hints = Hints { shard: None, key: Vec::new(), keyspace: None, role: None, error: None };
+
     pub fn is_empty(&self) -> bool {
         *self == Hints::default()
     }
@@ -184,8 +186,18 @@ enum Before {
 }
 
 impl Scan {
-    pub fn new() -> Scan {
-        Scan::default()
+    pub const fn new() -> Scan {
+        Scan {
+            normalized: Vec::new(),
+            literals: Vec::new(),
+            pieces: Vec::new(),
+            max_param: 0,
+            hints: Hints::NONE,
+            depth: 0,
+            chain: 0,
+            distrust: None,
+            nesting: Vec::new(),
+        }
     }
 
     /// What it has allocated, in bytes.
