@@ -67,6 +67,7 @@ static SINGLE: Tally = Tally::new();
 static ANY: Tally = Tally::new();
 static SESSION: Tally = Tally::new();
 static REJECT: Tally = Tally::new();
+static PINNED: Tally = Tally::new();
 static PLAN_HITS: Tally = Tally::new();
 static PLAN_MISSES: Tally = Tally::new();
 static RECALLED_PARSES: Tally = Tally::new();
@@ -95,6 +96,11 @@ pub fn statement(route: RouteKind) {
         RouteKind::Reject => &REJECT,
     }
     .add(1);
+}
+
+/// And it was of a session that keeps a link.
+pub fn pinned_statement() {
+    PINNED.add(1);
 }
 
 /// One more look into the plan cache.
@@ -190,6 +196,7 @@ impl Metrics {
         {
             metrics::counter!("pgweir_statements_total", "route" => label).absolute(tally.sum());
         }
+        metrics::counter!("pgweir_pinned_statements_total").absolute(PINNED.sum());
         for (label, tally) in [("hit", &PLAN_HITS), ("miss", &PLAN_MISSES)] {
             metrics::counter!("pgweir_plan_lookups_total", "outcome" => label).absolute(tally.sum());
         }
@@ -218,6 +225,10 @@ pub const REQUEST: &str = "pgweir_request_seconds";
 
 fn describe() {
     metrics::describe_counter!("pgweir_statements_total", "statements by where they went");
+    metrics::describe_counter!(
+        "pgweir_pinned_statements_total",
+        "of those, statements of sessions that keep a link"
+    );
     metrics::describe_counter!("pgweir_plan_lookups_total", "look-ups of the plan cache");
     metrics::describe_counter!(
         "pgweir_recalled_total",

@@ -10,9 +10,7 @@ use pgweir::cluster::Options;
 use tokio_postgres::Client;
 
 const OPERATORS: &str = "[admin]\nusers = [\"app\"]\n";
-const SCHEMA: &str = "CREATE TABLE plain (id int PRIMARY KEY, what text); CREATE SEQUENCE counter;
-    CREATE TABLE numbered (id serial PRIMARY KEY, what text);
-    CREATE TABLE identified (id int GENERATED ALWAYS AS IDENTITY, what text);
+const SCHEMA: &str = "CREATE TABLE plain (id int PRIMARY KEY, what text);
     CREATE FUNCTION sets() RETURNS bool LANGUAGE plpgsql AS
         $$ BEGIN PERFORM set_config('work_mem', '7MB', false); RETURN true; END $$;
     CREATE FUNCTION sets(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM sets(); RETURN 1; END $$;
@@ -97,12 +95,6 @@ const STATES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     ("cursors WITH HOLD", "DECLARE c CURSOR WITH HOLD FOR SELECT 1", &["FETCH c"], &["CLOSE c"]),
     ("cursors WITH HOLD", "DECLARE c CURSOR WITH HOLD FOR SELECT 1", &[], &["CLOSE ALL"]),
-    (
-        "sequences (currval, lastval)",
-        "SELECT nextval('counter')",
-        &["SELECT currval('counter')"],
-        &["DISCARD SEQUENCES"],
-    ),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,12 +157,7 @@ async fn there_is_a_limit_on_links_that_sessions_keep() {
     run(&first, "CREATE TEMP TABLE mine (a int)").await;
     // its own link can be kept for more reasons
     run(&first, "SELECT pg_advisory_lock(1)").await;
-    for keeps in [
-        "CREATE TEMP TABLE t (a int)",
-        "SELECT pg_advisory_lock(2)",
-        "LOAD 'plpgsql'",
-        "SELECT nextval('counter')",
-    ] {
+    for keeps in ["CREATE TEMP TABLE t (a int)", "SELECT pg_advisory_lock(2)", "LOAD 'plpgsql'"] {
         let refused = second.simple_query(keeps).await.unwrap_err();
         assert_eq!(code(&refused), "53400", "{keeps}: {refused:?}");
         assert!(format!("{refused:?}").contains("max_pinned_links"), "{refused:?}");
@@ -199,44 +186,6 @@ async fn one(client: &Client, sql: &str) -> Result<String, String> {
         _ => None,
     });
     Ok(row.unwrap_or_default().to_owned())
-}
-
-/// On one link for both: what one session takes from a sequence by the default of a column is never told to the other.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_sequences_answer_is_of_the_session() {
-    const UNDEFINED: &str = "55000";
-    let h = one_link(&[]).await;
-    let (one_session, other) = (h.client().await, h.client().await);
-    let forget = "DISCARD SEQUENCES";
-    for insert in [
-        "INSERT INTO numbered (what) VALUES ('a')",
-        "INSERT INTO identified (what) VALUES ('a')",
-        "WITH i AS (INSERT INTO identified (what) VALUES ('a') RETURNING id) SELECT FROM i",
-        "MERGE INTO numbered USING (SELECT 1) s ON false WHEN NOT MATCHED THEN INSERT (what) VALUES ('a')",
-        "UPDATE numbered SET id = DEFAULT WHERE id = (SELECT max(id) FROM numbered)",
-        "PREPARE i AS INSERT INTO numbered (what) VALUES ('a'); EXECUTE i; DEALLOCATE i",
-    ] {
-        run(&one_session, insert).await;
-        assert_eq!(one(&other, "SELECT lastval()").await.unwrap_err(), UNDEFINED, "behind {insert}");
-        run(&other, forget).await;
-        // in a block the answer is there, whoever had the link before
-        run(&other, "INSERT INTO identified (what) VALUES ('theirs')").await;
-        run(&one_session, "BEGIN").await;
-        run(&one_session, "INSERT INTO numbered (what) VALUES ('b')").await;
-        let id = one(&one_session, "SELECT max(id) FROM numbered").await.unwrap();
-        assert_eq!(one(&one_session, "SELECT lastval()").await.unwrap(), id);
-        let theirs = one(&one_session, "SELECT currval('identified_id_seq')").await;
-        assert_eq!(theirs.unwrap_err(), UNDEFINED);
-        run(&one_session, "ROLLBACK").await;
-        run(&one_session, forget).await;
-    }
-    // outside blocks it is the session's own, or it is not there
-    run(&other, "INSERT INTO identified (what) VALUES ('theirs')").await;
-    run(&one_session, "INSERT INTO numbered (what) VALUES ('c')").await;
-    assert_eq!(one(&one_session, "SELECT currval('identified_id_seq')").await.unwrap_err(), UNDEFINED);
-    run(&one_session, "INSERT INTO numbered (what) VALUES ('d')").await;
-    let id = one(&one_session, "SELECT max(id) FROM numbered").await.unwrap();
-    assert_eq!(one(&one_session, "SELECT lastval()").await.unwrap(), id, "the link is kept from then on");
 }
 
 /// Code that a write calls without naming it.
@@ -279,6 +228,39 @@ async fn writes_that_call_code_keep_the_link() {
     wire.raw(&message).hear(1);
     assert!(!is_lent(&other).await, "FunctionCall");
     assert!(wire.q("SHOW work_mem").hear(1).concat().contains("7MB"));
+}
+
+/// What code has set stays as long as the link is kept, whatever else the session sets, and ends as it does in Postgres.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_code_has_set_stays_beside_what_the_session_sets() {
+    let h = one_link(&[]).await;
+    let told = async |client: &Client| {
+        let mut told = Vec::new();
+        run(client, "SET TimeZone TO 'UTC'").await;
+        run(client, "SELECT sets()").await;
+        for sql in [
+            "SELECT 1",
+            "BEGIN; SET LOCAL DateStyle TO 'German'; COMMIT",
+            "BEGIN; SET application_name TO 'a'; COMMIT",
+            "BEGIN; SET application_name TO 'b'; ROLLBACK",
+            "SET application_name TO 'c'",
+            "BEGIN; SAVEPOINT s; SET application_name TO 'd'; SELECT 1 / 0; ROLLBACK TO s; COMMIT",
+            "BEGIN; SET work_mem TO '5MB'; ROLLBACK",
+            "RESET application_name",
+            "RESET ALL",
+        ] {
+            let mut code = String::new();
+            for part in sql.split("; ") {
+                code += &one(client, part).await.err().unwrap_or_default();
+            }
+            for setting in ["work_mem", "application_name", "TimeZone", "DateStyle"] {
+                told.push((sql, code.clone(), one(client, &format!("SHOW {setting}")).await));
+            }
+        }
+        told
+    };
+    let (got, want) = (told(&h.client().await).await, told(&h.oracle().await).await);
+    assert_eq!(got, want);
 }
 
 /// Statements that sessions share have names on links, which are no session's.

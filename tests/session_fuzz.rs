@@ -7,6 +7,7 @@
 
 mod harness;
 
+use harness::random::{Chance, Op, asked};
 use harness::wire::Wire;
 use harness::{Harness, Setup};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,81 +18,6 @@ const SESSIONS: usize = 12;
 /// per shard; what holds links while it waits for others is held to one less
 const LINKS: usize = 3;
 const KEYS_PER_SHARD: usize = 3;
-
-/// splitmix64
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-    fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
-        of[self.below(of.len())]
-    }
-}
-
-/// One message.
-#[derive(Debug, Clone)]
-enum Op {
-    Query(String),
-    /// refused by pgweir; the twin is told something that fails at the same place
-    Refused,
-    RefusedExtended,
-    Parse(String, String),
-    Bind(String, String, Vec<Option<String>>),
-    DescribePortal(String),
-    DescribeStatement(String),
-    Execute(String, i32),
-    CloseStatement(String),
-    ClosePortal(String),
-    Flush,
-    Sync,
-    CopyData(String),
-    CopyDone,
-    CopyFail,
-}
-
-const REFUSED: &str = "SELECT count(*) FROM accounts";
-
-impl Op {
-    fn put(&self, w: &mut Wire, oracle: bool) {
-        match self {
-            Op::Query(sql) => w.q(sql),
-            Op::Refused if oracle => w.q("DO $$ BEGIN RAISE feature_not_supported; END $$"),
-            Op::Refused => w.q(REFUSED),
-            Op::RefusedExtended if oracle => w.p("", "SELECT $1::int", &[]).b("", "", &[Some("x")]).e("", 0),
-            Op::RefusedExtended => w.p("", REFUSED, &[]).b("", "", &[]).e("", 0),
-            Op::Parse(name, sql) => w.p(name, sql, &[]),
-            Op::Bind(portal, name, values) => {
-                let values: Vec<_> = values.iter().map(|v| v.as_deref()).collect();
-                w.b(portal, name, &values)
-            }
-            Op::DescribePortal(name) => w.dp(name),
-            Op::DescribeStatement(name) => w.ds(name),
-            Op::Execute(portal, rows) => w.e(portal, *rows),
-            Op::CloseStatement(name) => w.cs(name),
-            Op::ClosePortal(name) => w.cp(name),
-            Op::Flush => w.h(),
-            Op::Sync => w.s(),
-            Op::CopyData(data) => w.copy(data),
-            Op::CopyDone => w.copy_done(),
-            Op::CopyFail => w.copy_fail("no more"),
-        };
-    }
-    fn answers(&self) -> usize {
-        usize::from(matches!(self, Op::Query(_) | Op::Refused | Op::Sync))
-    }
-}
 
 /// As many as hold links for longer than one message.
 struct Gate(Mutex<usize>, Condvar);
@@ -738,9 +664,8 @@ async fn keys_by_shard(h: &Harness, count: i64) -> [Vec<i64>; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_sessions_equal_their_twins() {
-    let asked = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
-    let seconds = asked("SESSION_FUZZ_SECONDS");
-    let seed = asked("SESSION_FUZZ_SEED").unwrap_or_else(|| match seconds {
+    let seconds = asked(&["SESSION_FUZZ_SECONDS"]);
+    let seed = asked(&["SESSION_FUZZ_SEED"]).unwrap_or_else(|| match seconds {
         // who searches gets something new, who checks a change gets what was there before it
         Some(_) => {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

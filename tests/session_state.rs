@@ -57,6 +57,61 @@ async fn cursors_are_found_where_they_are() {
     cursors(&h, a, b);
 }
 
+/// What is sent behind an error, before it is known, is answered as if it had been waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelines_in_blocks() {
+    let h = Harness::start(Setup::default()).await;
+    let (a, _) = h.keys_on_both_shards();
+    let fails = "SELECT 1 / 0".to_owned();
+    for (begin, last) in
+        [("BEGIN", on(a)), ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", fails.clone())]
+    {
+        for refused in ["EXECUTE nothing", "SET work_mem TO '3MB'", "RELEASE nothing"] {
+            for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
+                let all =
+                    [begin, &on(a), &last, refused, end, "SHOW transaction_isolation", &on(a), "ROLLBACK"];
+                same(&h, &[], |w| {
+                    for sql in all {
+                        w.q(sql);
+                    }
+                    w.hear(all.len())
+                });
+                if refused == "EXECUTE nothing" {
+                    continue;
+                }
+                same(&h, &[], |w| {
+                    for sql in all {
+                        x(w, sql).s();
+                    }
+                    w.hear(all.len())
+                });
+                // described before a server hears of the block
+                same(&h, &[], |w| {
+                    w.q(begin).p("d", &on(a), &[]).ds("d").s();
+                    w.q(&last).q(&on(a)).q(end).q("ROLLBACK");
+                    [w.hear(6), w.cs("d").s().hear(1)].concat()
+                });
+                // with nothing on a server
+                let asks = "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')";
+                let all = [
+                    begin,
+                    end,
+                    "RELEASE nothing",
+                    end,
+                    asks,
+                    "ROLLBACK",
+                    begin,
+                    "RELEASE nothing",
+                    end,
+                    asks,
+                    "ROLLBACK",
+                ];
+                same(&h, &[], |w| all.iter().flat_map(|sql| ask(w, sql)).collect());
+            }
+        }
+    }
+}
+
 /// set_config() is followed as SET is, where a statement does nothing else: the settings of row level security reach each
 /// shard, and end where they end in one Postgres.
 #[tokio::test(flavor = "multi_thread")]

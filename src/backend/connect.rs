@@ -5,6 +5,7 @@ use crate::backend::credentials::Identity;
 use crate::backend::link::Link;
 use crate::backend::login::{self, Stretched};
 use crate::backend::options::{Options, TlsMode, limit};
+use crate::backend::sequences::Remembered;
 use crate::backend::stream::Stream;
 use crate::backend::tls::Tls;
 use crate::error::{Error, Result, SqlState};
@@ -114,7 +115,7 @@ impl Connector {
                 statements: Default::default(),
                 prepared_at: Default::default(),
                 notified_by: 0,
-                sequences_at: 0,
+                sequences: Remembered::NOTHING,
                 broken: false,
                 pinned: false,
                 born: now,

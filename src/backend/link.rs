@@ -3,6 +3,7 @@
 use crate::backend::cancel::CancelTarget;
 use crate::backend::exchange::Message;
 use crate::backend::quota::Place;
+use crate::backend::sequences::Remembered;
 use crate::backend::stream::Stream;
 use crate::error::SqlState;
 use crate::shards::ShardId;
@@ -53,8 +54,8 @@ pub struct Link {
     pub prepared_at: std::collections::HashMap<u64, u64, foldhash::fast::RandomState>,
     /// the session that last sent what may notify; 0: what its server process has notified was handed out
     pub notified_by: i32,
-    /// when a statement was sent that may have taken a value of a sequence, in steps of pgweir's own; 0: none was
-    pub sequences_at: u64,
+    /// whose currval and lastval it would tell
+    pub sequences: Remembered,
     /// must not be used again
     pub broken: bool,
     /// holds state of one session (temporary tables, locks ...): closed, not pooled, when that session lets go
@@ -159,7 +160,7 @@ impl Link {
         self.statements.clear();
         self.prepared_at.clear();
         self.applied = Some(Arc::default());
-        self.sequences_at = 0;
+        self.sequences = Remembered::NOTHING;
         self.pinned = false;
         self.settle()
     }

@@ -23,6 +23,8 @@
 //! - *Clean or closed.* A link goes back only when [`Link::is_clean`](link::Link::is_clean) says so. Nothing is reset with
 //!   DISCARD ALL: that would cost a round trip, throw prepared statements away, and hide mistakes. A link that
 //!   is closed while a statement runs also gets a cancel request, or the server would finish it for nobody.
+//! - *What a server session remembers of sequences* is worth keeping for the session whose it is ([`sequences`]): its link is lent to
+//!   others last, and rather a new one is opened as long as the pool has room.
 //! - *A cancel request belongs to a lease*: `cancel` says why it cannot reach the statement of another session.
 //! - *Shards have numbers* ([`ShardId`](crate::shards::ShardId)), and sessions may plan by an older map for a moment.
 //!   So a reload that gives a number to another shard is refused, for as long as the process lives.
@@ -50,6 +52,7 @@ pub mod options;
 pub mod pool;
 mod question;
 pub mod quota;
+pub mod sequences;
 mod shard;
 pub mod stream;
 pub mod tls;

@@ -13,6 +13,7 @@ use crate::backend::credentials::{Credentials, SERVICE};
 use crate::backend::link::Link;
 use crate::backend::options::limit;
 use crate::backend::quota::{Parties, Party, Place, Quota};
+use crate::backend::sequences::Claim;
 use crate::backend::shard::ShardNodes;
 use crate::error::{Error, Result, SqlState};
 use crate::metrics::{Histogram, POOL_WAIT, histogram};
@@ -220,10 +221,15 @@ impl Pool {
     ///
     /// May be dropped at any point: nothing is lost, the next in the queue is served.
     pub async fn acquire(self: &Arc<Self>, deadline: Instant) -> Result<Lease> {
+        self.acquire_again(deadline, None).await
+    }
+
+    /// The same for a session that claims what one of the links remembers: that link, if it is there.
+    pub async fn acquire_again(self: &Arc<Self>, deadline: Instant, claim: Option<&Claim>) -> Result<Lease> {
         let turn = loop {
             let lease = {
                 let mut state = self.lock();
-                let idle = if state.paused { None } else { self.take_idle(&mut state) };
+                let idle = if state.paused { None } else { self.take_idle(&mut state, claim) };
                 let Some(link) = idle else {
                     if state.retired {
                         return Err(self.gone());
@@ -466,8 +472,16 @@ impl Pool {
         if self.is_of(SERVICE) { 0 } else { self.connector.options().min_pool_size.min(self.size()) }
     }
 
-    fn take_idle(&self, state: &mut State) -> Option<Box<Link>> {
-        while let Some(mut link) = state.idle.pop() {
+    /// The one that the session claims; else the last used of those that no session claims; else, if no new one can be opened,
+    /// the one whose session has been away for longest.
+    fn take_idle(&self, state: &mut State, claim: Option<&Claim>) -> Option<Box<Link>> {
+        while !state.idle.is_empty() {
+            let own = claim.and_then(|claim| state.idle.iter().rposition(|link| link.sequences.is_of(claim)));
+            let at = own.or_else(|| state.idle.iter().rposition(|link| !link.sequences.is_wanted()));
+            if at.is_none() && self.may_open(state) {
+                return None;
+            }
+            let mut link = state.idle.remove(at.unwrap_or(0));
             if link.is_alive() {
                 state.used += 1;
                 return Some(link);
@@ -475,6 +489,14 @@ impl Pool {
             state.forget(&link);
         }
         None
+    }
+
+    /// Whether one more link could be opened, as far as one can see from here.
+    fn may_open(&self, state: &State) -> bool {
+        state.failures == 0
+            && !state.retired
+            && state.total() < self.size()
+            && self.share.as_ref().is_none_or(|s| s.quota.has_room(&s.parties, self.most(s)))
     }
 
     /// Not too old, and its node still in the map.
@@ -588,8 +610,14 @@ impl Pool {
     }
 
     /// Gives a link to the first who waits, or keeps it. `state.used` does not count it when this is called.
+    ///
+    /// One that its session may come back for stays, if all who wait are going to have one that is being opened.
     fn pass_on(self: &Arc<Self>, state: &mut State, mut link: Box<Link>, now: Instant) {
-        while let Some(waiter) = state.waiters.pop_front() {
+        let stays = state.connecting > 0
+            && state.failures == 0
+            && link.sequences.is_wanted()
+            && state.waiting(state.connecting + 1) <= state.connecting;
+        while !stays && let Some(waiter) = state.waiters.pop_front() {
             match waiter.turn.send(Ok(Lease { link: Some(link), pool: self.clone() })) {
                 Ok(()) => {
                     state.used += 1;
@@ -666,6 +694,14 @@ impl Pool {
             }
             state.last_error = Some(error.clone());
             self.ended.notify_waiters();
+            // links that were spared while this one was being opened
+            while !state.paused
+                && state.waiting(1) > 0
+                && let Some(link) = self.take_idle(&mut state, None)
+            {
+                state.used -= 1;
+                self.pass_on(&mut state, link, now);
+            }
             // A server that is full lets somebody in sooner or later.
             if state.total() == 0 && error.sqlstate() != SqlState::TOO_MANY_CONNECTIONS {
                 std::mem::take(&mut state.waiters)

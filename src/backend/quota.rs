@@ -148,6 +148,13 @@ impl Quota {
         Some(Place { quota: self.clone(), parties: parties.clone() })
     }
 
+    /// Whether there is room for one more link.
+    pub(crate) fn has_room(&self, parties: &Arc<Parties>, most: [usize; 2]) -> bool {
+        let mut counts = self.lock();
+        counts.set_most(parties, most);
+        counts.full(parties).is_none()
+    }
+
     /// The pool waits for room, in the place of its first session. True: it did not wait before.
     pub(crate) fn line_up(&self, pool: &Arc<Pool>, parties: &Arc<Parties>, since: Instant) -> bool {
         let mut counts = self.lock();

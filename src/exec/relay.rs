@@ -6,7 +6,7 @@ use super::lost::lost_error;
 use super::reply::{Expect, Holdings, Pending, Reply, Show};
 use super::{Body, Run, Sink};
 use crate::backend::link::KEPT;
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 use crate::shards::ShardId;
 use crate::txn::{Effect, Pins, TemporaryRelation, Txn};
 use crate::wire::backend::{self, ErrorFields};
@@ -454,7 +454,7 @@ impl Run {
         if self.copy_in == Some(from) {
             self.copy_in = None;
         }
-        if fields.sqlstate() == crate::error::SqlState::FEATURE_NOT_SUPPORTED
+        if fields.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED
             && fields.field(b'R') == Some(b"RevalidateCachedQuery")
             && let Some(p) = txn.participant(from)
             && !p.link_ref().pinned
@@ -481,7 +481,9 @@ impl Run {
             backend::error(&mut out, &ours);
             Verdict::Replace(out)
         } else if fields.is_fatal() {
-            Verdict::Replace(as_error(&fields))
+            Verdict::Replace(as_error(&fields, &[]))
+        } else if txn.is_estranged() && asks_sequences(&fields) {
+            Verdict::Replace(as_error(&fields, &ESTRANGED))
         } else {
             Verdict::Forward
         };
@@ -700,14 +702,37 @@ fn unexpected(tag: u8, head: &Pending) -> Error {
     ))
 }
 
-/// The same error with severity ERROR.
-fn as_error(fields: &ErrorFields<'_>) -> BytesMut {
+/// Why currval or lastval is not there although the session has advanced a sequence.
+const ESTRANGED: [(u8, &[u8]); 2] = [
+    (
+        b'D',
+        b"Another session has had the server connection on which this one advanced a sequence, or has it now.",
+    ),
+    (
+        b'H',
+        b"Ask in the transaction that advances the sequence, use RETURNING or the answer of nextval(), or give the pool more links.",
+    ),
+];
+
+/// The error is that nothing is known of the sequence, or of any.
+fn asks_sequences(fields: &ErrorFields<'_>) -> bool {
+    fields.sqlstate() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+        && matches!(fields.field(b'R'), Some(b"lastval" | b"currval_oid"))
+}
+
+/// The same error with severity ERROR, and with more in it.
+fn as_error(fields: &ErrorFields<'_>, more: &[(u8, &[u8])]) -> BytesMut {
     let mut out = BytesMut::new();
     out.put_u8(b'E');
     out.put_u32(0);
     for (code, text) in fields.iter() {
         out.put_u8(code);
         out.put_slice(if matches!(code, b'S' | b'V') { b"ERROR" } else { text });
+        out.put_u8(0);
+    }
+    for (code, text) in more {
+        out.put_u8(*code);
+        out.put_slice(text);
         out.put_u8(0);
     }
     out.put_u8(0);

@@ -4,7 +4,7 @@
 
 use super::{Class, NotUnderstood, Statement};
 use crate::catalog::{Catalog, Column, Table};
-use crate::sql::facts::Facts;
+use crate::sql::facts::{Access, Facts, Occurrence};
 use regex::Regex;
 use std::sync::LazyLock;
 
@@ -48,19 +48,23 @@ pub(super) fn may_linger(
     }
 }
 
-/// Whether a statement may take values of sequences that it does not name: by defaults, or in code.
-pub(super) fn may_advance(facts: &Result<Facts, NotUnderstood>) -> bool {
+/// Whether a statement may take values of sequences: by name, by defaults, or in code.
+pub(super) fn may_advance(facts: &Result<Facts, NotUnderstood>, normalized: &[u8]) -> bool {
     let Ok(facts) = facts else { return true };
-    let numbers = |table: &Table| {
-        let from_sequence =
-            |c: &Column| c.identity || c.default.as_deref().is_some_and(|d| d.contains("nextval("));
-        table.has_rules
-            || table.has_triggers
-            || table.view_definition.is_some()
-            || table.columns.iter().any(from_sequence)
+    let code = |table: &Table| table.has_rules || table.has_triggers || table.view_definition.is_some();
+    let from_sequence =
+        |c: &Column| c.identity || c.default.as_deref().is_some_and(|d| d.contains("nextval("));
+    let default = || memchr::memmem::find(normalized, b"default").is_some();
+    let numbers = |o: &Occurrence| match o.access {
+        Access::Delete | Access::Truncate => false,
+        // SET a = DEFAULT
+        Access::Update => default() && o.table.columns.iter().any(from_sequence),
+        _ => o.table.columns.iter().any(from_sequence),
     };
-    facts.functions.iter().any(|f| !f.builtin && f.volatile)
-        || facts.occurrences.iter().any(|o| o.access.writes() && numbers(&o.table))
+    facts.functions.iter().any(|f| match f.builtin {
+        true => f.name == "nextval" || f.name == "setval",
+        false => f.volatile,
+    }) || facts.occurrences.iter().any(|o| o.access.writes() && (code(&o.table) || numbers(o)))
 }
 
 /// Whether the text of DDL speaks of what calls functions, or of functions whose callers must be known.

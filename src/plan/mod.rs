@@ -190,8 +190,10 @@ pub struct Template {
     pub touches_temporaries: bool,
     /// DDL that may make functions, or have them called
     pub defines_code: bool,
-    /// it may take values of sequences that it does not name
+    /// it may take values of sequences, whether it names them or not
     pub advances: bool,
+    /// it names no table
+    tableless: bool,
     /// NOTIFY, or a call of pg_notify()
     pub notifies: bool,
     /// the parser does not understand the text: if a server does not either, its error is the better one
@@ -374,6 +376,15 @@ impl Template {
         }
     }
 
+    /// It asks which values of sequences the session has taken, and for nothing else that one shard has.
+    pub fn asks_sequences_alone(&self) -> bool {
+        self.tableless && self.effects.contains(&SessionEffect::SequenceState)
+    }
+    /// It asks for the last value of one sequence, and not of any.
+    pub fn asks_one_sequence(&self) -> bool {
+        memchr::memmem::find(&self.normalized, b"currval").is_some()
+    }
+
     /// xxh3-128 of the normalised text: names a statement in logs, metrics and `pgweir route`.
     pub fn fingerprint(&self) -> u128 {
         xxh3_128(&self.normalized)
@@ -411,6 +422,7 @@ impl Template {
             effects: program::effects_of_text(&class, normalized),
             touches_temporaries: false,
             advances: matches!(class, Class::Ddl { .. } | Class::Do | Class::Call | Class::Other),
+            tableless: false,
             defines_code: matches!(class, Class::Ddl { .. })
                 && lingering::may_define(normalized, &snapshot.catalog),
             notifies: matches!(class, Class::Notify)
@@ -473,12 +485,13 @@ impl Template {
             return;
         }
         let facts = utility::facts(&self.class, statement, snapshot, &self.reading);
-        self.advances |= lingering::may_advance(&facts);
+        self.advances |= lingering::may_advance(&facts, &self.normalized);
         if lingering::may_linger(&self.class, &facts, statement, &self.normalized, &snapshot.catalog) {
             self.effects.push(SessionEffect::Lingering);
         }
         if let Ok(facts) = &facts {
             self.read_only = facts.read_only;
+            self.tableless = facts.occurrences.is_empty() && facts.unknown_tables.is_empty();
             if self.class == Class::Query {
                 self.settings = facts.settings.as_slice().into();
             }

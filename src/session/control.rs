@@ -176,7 +176,13 @@ fn characteristics(text: &str) -> Effect {
 
 fn begin(modes: &Modes, text: &str) -> Begin {
     let one_snapshot = matches!(modes.isolation, Some(Isolation::RepeatableRead | Isolation::Serializable));
-    Begin { text: text.into(), one_snapshot, default_isolation: modes.isolation.is_none(), implicit: false }
+    Begin {
+        text: text.into(),
+        one_snapshot,
+        default_isolation: modes.isolation.is_none(),
+        implicit: false,
+        chained: false,
+    }
 }
 
 /// SET TRANSACTION ISOLATION LEVEL REPEATABLE READ or SERIALIZABLE, or a snapshot that was exported.
@@ -422,7 +428,7 @@ pub(super) async fn execute(
                 s.drain().await?;
                 if s.run.errors == errors {
                     // no rollback brings them back
-                    s.txn.unpin(Pins::SEQUENCES);
+                    s.txn.forget_sequences();
                     for shard in s.txn.shards() {
                         s.txn.release(shard);
                     }
@@ -524,7 +530,14 @@ fn end(s: &mut Session, commit: bool, chain: bool, voice: Option<Voice>) {
     // What pgweir refused has failed the block without the servers' knowing.
     let commit_there = commit && !s.txn.failed();
     let tag = if commit_there { "COMMIT" } else { "ROLLBACK" };
-    let effect = if commit_there { Effect::Commit { chain } } else { Effect::Rollback { chain } };
+    // Servers that do not know that it has failed would chain what it had of its own.
+    let anew = chain && s.txn.failed();
+    let effect = match commit_there {
+        _ if anew => Effect::ChainAnew,
+        true => Effect::Commit { chain },
+        false => Effect::Rollback { chain },
+    };
+    let chained = chain && !anew;
     let Some((last, others)) = s.txn.closing_order() else {
         s.txn.apply(&effect, tag.as_bytes(), None);
         if let Some(voice) = voice {
@@ -532,9 +545,9 @@ fn end(s: &mut Session, commit: bool, chain: bool, voice: Option<Voice>) {
         }
         return;
     };
-    let text = if chain { format!("{tag} AND CHAIN") } else { tag.to_owned() };
+    let text = if chained { format!("{tag} AND CHAIN") } else { tag.to_owned() };
     for shard in others {
-        s.txn.leaves(shard, chain);
+        s.txn.leaves(shard, chained);
         aside(s, shard, &text, voice.unwrap_or(Voice::Simple { ready: false }));
     }
     // A chain goes on with the others that took part.

@@ -30,6 +30,7 @@ use crate::session::oids;
 use crate::session::run::{Enlist, Gone, Session, Trouble, Until};
 use crate::shards::ShardId;
 use crate::sql::scan::Scan;
+use crate::txn::Sequences;
 use crate::wire::frame::{self, HEADER, Limits};
 use crate::wire::frontend;
 use bytes::{Buf, BytesMut};
@@ -382,7 +383,8 @@ async fn restart(
         let piece = scan.pieces.first().cloned().unwrap_or_default();
         oids::copy_fits(s, shard, &plan.text, &piece, snapshot).await?;
     }
-    s.enlist(shard, Enlist { writes: true, reads: true, ..Enlist::default() }, snapshot).await?;
+    let sequences = Sequences::Advances;
+    s.enlist(shard, Enlist { writes: true, reads: true, sequences, ..Enlist::default() }, snapshot).await?;
     let mut pending = Pending::new(shard, if copying.extended { Expect::Execute } else { Expect::Query });
     pending.writes = true;
     pending.copy = Some(Box::new(CopyNote { started: true, refusal: None }));

@@ -236,7 +236,18 @@ pub(super) async fn message(
         Ok(()) => {}
         Err(Trouble::Gone(gone)) => return Err(gone),
         Err(Trouble::Error(e)) if e.is_fatal() => return Err(Gone::Fatal(e)),
-        Err(Trouble::Error(e)) => refuse(s, &e),
+        Err(Trouble::Error(e)) => {
+            // What stands in front of it has its own outcome. Names are looked up before the block's state is.
+            let missing =
+                matches!(e.sqlstate(), SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::INVALID_CURSOR_NAME);
+            let failed = s.txn.failed();
+            s.drain().await?;
+            match s.txn.failed() && !failed && !missing {
+                _ if s.run.skipping => {}
+                true => refuse(s, &aborted()),
+                false => refuse(s, &e),
+            }
+        }
         Err(Trouble::Told) => told(s),
     }
     if s.run.len() > 1000 {
@@ -248,13 +259,13 @@ pub(super) async fn message(
 
 /// An error of pgweir's own: what follows is skipped until Sync.
 pub(super) fn refuse(s: &mut Session, e: &Error) {
-    if s.txn.failed() {
-        // The block had failed before they were parsed, which was not known then: this is their error.
-        s.extended.deferred.clear();
-    }
     // Statements that were parsed before and that no server has seen: the client is owed their ParseComplete.
     for name in std::mem::take(&mut s.extended.deferred) {
         if let Some(p) = s.extended.statements.get(&name) {
+            // The block had failed before they were parsed, which was not known then: this is their error.
+            if s.txn.failed() && p.template.class != Class::Empty {
+                break;
+            }
             s.run.parsed(&p.confirmed);
         }
     }
@@ -336,12 +347,13 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
     let template = s.database.planner.template(&statement, &snapshot, &s.reading);
     let shards = snapshot.map.shards.len();
     let mut served_here = !odd && control::of(&template, text, original.is_some(), shards, s.mode)?.is_some();
+    let ends = matches!(
+        template.class,
+        Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_) | Class::PrepareTransaction
+    );
     if s.txn.failed() {
         match template.class {
-            Class::Commit { .. }
-            | Class::Rollback { .. }
-            | Class::RollbackTo(_)
-            | Class::PrepareTransaction => {}
+            _ if ends => {}
             // a text without a statement is no command that could be ignored
             Class::Empty => served_here = true,
             _ => return Err(aborted().into()),
@@ -365,6 +377,8 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
         head: None,
         executes: executes.cloned().map(Box::new),
     };
+    // Whether it is parsed at all may hang on what stands in front of it in a pipeline: a server knows.
+    served_here &= ends || !s.txn.in_block() || s.run.is_idle();
     let confirmed = prepared.confirmed.clone();
     s.extended.statements.insert(name.clone(), prepared)?;
     if served_here {
@@ -535,6 +549,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     let rows = rows_of(&route);
     let cursor = cursor.filter(|shard| s.txn.holds(*shard));
     let shard = cursor.map_or_else(|| s.settle_route(route, &snapshot), Ok)?;
+    let shard = s.remembers(&template, shard)?;
     s.extended.may_declare(&template, shard, &s.txn)?;
     if template.class == Class::Copy {
         let prepared = s.extended.prepared(&name).ok_or_else(|| no_statement(&name))?;

@@ -4,8 +4,8 @@
 //! ...): a link is kept from the moment when a statement is sent that may leave something, whatever becomes of that
 //! statement (but for libraries and settings, of which a failure leaves nothing), and the server is asked what is there when it may have gone. A link that turns out to hold nothing goes
 //! back. Temporary relations hide others of the same name, so they are asked for before the next statement is planned; everything
-//! else only outside transactions, where the answer lasts. Servers cannot be asked for the state of sequences, which ends with
-//! DISCARD SEQUENCES, nor for libraries, settings and what code may have left, which stay.
+//! else only outside transactions, where the answer lasts. Servers cannot be asked for libraries, settings and what code may have
+//! left, which stay, nor for the state of sequences, which has rules of its own ([`Txn::claims_sequences`]).
 
 use crate::error::{Error, SqlState};
 use crate::exec::reply::{Expect, Pending, Show};
@@ -63,11 +63,12 @@ pub(super) fn pins(template: &Template) -> Pins {
         pins |= match effect {
             SessionEffect::TemporaryTable => Pins::TEMPORARIES,
             SessionEffect::AdvisoryLock => Pins::LOCKS,
+            // links are claimed for it
+            SessionEffect::SequenceState => Pins::NONE,
             SessionEffect::TransactionLock | SessionEffect::Channels | SessionEffect::Statements => {
                 Pins::NONE
             }
             SessionEffect::HoldCursor => Pins::CURSORS,
-            SessionEffect::SequenceState => Pins::SEQUENCES,
             SessionEffect::SetConfig => Pins::SETTINGS,
             SessionEffect::Load => Pins::LIBRARIES,
             SessionEffect::SqlPrepare => Pins::PREPARED,
@@ -95,10 +96,11 @@ pub(super) fn effect(template: &Template) -> Option<Effect> {
 
 /// What it does with the sequences of the server session.
 pub(super) fn sequences(template: &Template) -> Sequences {
-    match template.effects.contains(&SessionEffect::SequenceState) {
-        true => Sequences::Asks,
-        false if template.advances => Sequences::Advances,
-        false => Sequences::Untouched,
+    match (template.advances, template.effects.contains(&SessionEffect::SequenceState)) {
+        (false, false) => Sequences::Untouched,
+        (true, false) => Sequences::Advances,
+        (false, true) => Sequences::Asks,
+        (true, true) => Sequences::Both,
     }
 }
 

@@ -226,6 +226,7 @@ pub(super) async fn run(
     listen::tell_of_cut(s, &execute.name, &text[execute.place.clone()]);
     let (template, route) = routed(s, execute, snapshot).await?;
     let shard = s.settle_route(route, snapshot)?;
+    let shard = s.remembers(&template, shard)?;
     let definition = execute.inside == Inside::Definition;
     let taking_part = match definition {
         true => Enlist { writes: true, reads: true, apart: true, ..Enlist::default() },

@@ -389,9 +389,20 @@ impl Session {
 
     /// A statement goes that way.
     pub(super) fn goes(&mut self, route: RouteKind, template: &Arc<Template>) {
-        crate::metrics::statement(route);
+        self.count(route, 1);
         self.turn.route = route;
         self.remember(template);
+    }
+
+    /// So many statements go that way.
+    pub(super) fn count(&self, route: RouteKind, statements: usize) {
+        let kept = self.txn.keeps_a_link();
+        for _ in 0..statements {
+            crate::metrics::statement(route);
+            if kept {
+                crate::metrics::pinned_statement();
+            }
+        }
     }
 
     /// What is logged should the request turn out to be slow.
@@ -738,6 +749,14 @@ impl Session {
         }
     }
 
+    /// The shard that remembers what a statement asks of sequences. Errors: 0A000 when several may.
+    pub(super) fn remembers(&self, template: &Template, shard: ShardId) -> Result<ShardId> {
+        match holdings::sequences(template).asks() {
+            false => Ok(shard),
+            true => self.txn.remembers(shard, template.asks_one_sequence(), template.asks_sequences_alone()),
+        }
+    }
+
     /// The link of `shard` for a statement, with whatever must run on it first in front: how many statements that is.
     ///
     /// Replies of other links are awaited before: what they are decides whether this statement runs at all.
@@ -758,6 +777,10 @@ impl Session {
             if self.run.skipping {
                 return Err(Trouble::Told);
             }
+        }
+        if how.sequences.asks() && self.run.awaits(shard) && !self.extended.group.contains(&shard) {
+            // What was sent before may have kept the server session from forgetting what is another's.
+            self.drain().await?;
         }
         if self.txn.failed() && !how.describe_only {
             return Err(aborted().into());
@@ -787,9 +810,15 @@ impl Session {
         {
             p.only_asked = how.asks && (p.only_asked || !p.began);
         }
-        let mut count = self.txn.enlist(shard, how.describe_only, replaced);
-        if !how.describe_only {
-            count += self.txn.knows_sequences(shard, how.sequences);
+        let forgets = !how.describe_only && self.txn.claims_sequences(shard, how.sequences);
+        let (mut count, in_block) = (0, self.txn.in_block());
+        if forgets && !in_block {
+            count += self.txn.forgets_sequences(shard, !self.extended.group.contains(&shard));
+        }
+        count += self.txn.enlist(shard, how.describe_only, replaced);
+        if forgets && in_block {
+            // A block whose words name its isolation must begin without a snapshot.
+            count += self.txn.forgets_sequences(shard, false);
         }
         self.run.injected(shard, count);
         if how.apart && count > 0 && !self.extended.group.contains(&shard) {

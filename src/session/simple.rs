@@ -67,7 +67,13 @@ pub(super) async fn query(s: &mut Session, len: usize, refusal: Option<Error>) -
         Err(Trouble::Gone(gone)) => Err(gone),
         Err(Trouble::Error(e)) if e.is_fatal() => Err(Gone::Fatal(e)),
         Err(Trouble::Error(e)) => {
-            fail(s, &e);
+            // What stands in front of it in a pipeline has its own outcome, which may leave nothing for this one to say.
+            let failed = s.txn.failed();
+            s.drain().await?;
+            match s.txn.failed() && !failed {
+                true => fail(s, &aborted()),
+                false => fail(s, &e),
+            }
             s.run.ready();
             Ok(())
         }
@@ -115,7 +121,7 @@ pub(super) async fn function_call(s: &mut Session, len: usize, refusal: Option<E
             Some(oid) if LARGE_OBJECTS.contains(&oid) => Pins::NONE,
             _ => Pins::CODE,
         };
-        let sequences = Sequences::Asks;
+        let sequences = if pins.is_empty() { Sequences::Untouched } else { Sequences::Both };
         s.enlist(shard, Enlist { writes: true, reads: true, sequences, ..Enlist::default() }, &snapshot)
             .await?;
         s.txn.pin(shard, pins);
@@ -323,6 +329,7 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
         s.run.ready();
         return Ok(());
     };
+    let shard = s.remembers(&template, shard)?;
     s.extended.may_declare(&template, shard, &s.txn)?;
     copy_fits(s, len, 0, &template, shard, snapshot).await?;
     // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.
@@ -546,7 +553,9 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
                 writes |= how.writes;
                 reads |= how.reads;
                 apart |= how.apart;
-                sequences = sequences.max(how.sequences);
+                sequences = sequences.then(how.sequences);
+                // which shard remembers is known when what stands before it has run
+                together &= !sequences.asks() || snapshot.map.shards.len() == 1;
                 schema |= matches!(template.class, Class::Ddl { temp: false });
                 code |= template.defines_code;
                 if template.class == Class::Copy {
@@ -579,7 +588,7 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let shard = shard.or(began.first().copied()).or(s.txn.nearest()).unwrap_or(snapshot.map.default_shard);
     together &= began.iter().all(|b| *b == shard);
     if together {
-        (0..pieces).for_each(|_| crate::metrics::statement(RouteKind::Single));
+        s.count(RouteKind::Single, pieces);
         s.turn.route = RouteKind::Single;
         s.drain().await?;
         for (piece, template) in &copies {
@@ -675,8 +684,13 @@ async fn statement_of_many(
     }
     let (template, route) = planned(s, len, piece, snapshot).await?;
     s.goes(route.kind(), &template);
-    let implicit =
-        || Begin { text: "BEGIN".into(), one_snapshot: false, default_isolation: true, implicit: true };
+    let implicit = || Begin {
+        text: "BEGIN".into(),
+        one_snapshot: false,
+        default_isolation: true,
+        implicit: true,
+        chained: false,
+    };
     if let Some(control) = control_of(s, len, piece, &template, snapshot)? {
         let text = piece_text(s, len, piece)?.to_owned();
         if matches!(control, Control::Set(_) | Control::Listen(_) | Control::Unlisten(_)) && !s.txn.in_block()
@@ -711,6 +725,7 @@ async fn statement_of_many(
     if !s.txn.in_block() {
         s.txn.open(implicit());
     }
+    let shard = s.remembers(&template, shard)?;
     s.extended.may_declare(&template, shard, &s.txn)?;
     copy_fits(s, len, piece, &template, shard, snapshot).await?;
     s.enlist(shard, how(&template, rows.is_some()), snapshot).await?;

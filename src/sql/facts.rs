@@ -171,6 +171,7 @@ pub enum SessionEffect {
     /// of the transaction's: it ends by itself
     TransactionLock,
     HoldCursor,
+    /// currval, lastval: asks which values the session has taken
     SequenceState,
     SetConfig,
     Load,

@@ -24,29 +24,32 @@
 //! - Injected settings that fail leave a link without the block that was to begin there: the block has failed, and ends without it.
 //!
 //! **Where to look when it breaks.** A wrong status byte: [`Txn::ready`]. A leaked setting: [`settings`] and
-//! `Link::applied`. A link that is not returned: [`Txn::settle`].
+//! `Link::applied`. A link that is not returned: [`Txn::settle`]. A currval that is not there, or another session's: [`sequences`].
 
 mod datestyle;
 pub mod journal;
 mod keywords;
 pub mod pins;
+mod sequences;
 pub mod settings;
 
 use crate::backend::cancel::CancelTarget;
 use crate::backend::link::Link;
 use crate::backend::pool::{Backends, Kept, Lease, PoolKey};
+use crate::backend::sequences::Remembered;
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
 use bytes::BytesMut;
 use journal::{Entry, Journal};
 pub use pins::Pins;
+use sequences::Claims;
+pub use sequences::Sequences;
 use settings::Settings;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -85,6 +88,8 @@ pub struct Begin {
     pub default_isolation: bool,
     /// made by pgweir around the statements of one simple message, not by the client
     pub implicit: bool,
+    /// it goes on behind AND CHAIN with what the block before it had
+    pub chained: bool,
 }
 
 /// What a completed statement did to the transaction or the session.
@@ -97,6 +102,8 @@ pub enum Effect {
     Rollback {
         chain: bool,
     },
+    /// the end of a block that has failed, and the beginning of the next one, of which no server knows
+    ChainAnew,
     Savepoint(Box<str>),
     Release(Box<str>),
     RollbackTo(Box<str>),
@@ -123,20 +130,6 @@ pub enum Effect {
     Nothing,
 }
 
-/// What a statement does with that state of a server session which currval and lastval tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Sequences {
-    #[default]
-    Untouched,
-    /// it may take a value, as the default of a column
-    Advances,
-    /// it calls nextval, currval and so on itself
-    Asks,
-}
-
-/// Moments at which sequences were advanced: no two are the same, in whatever session.
-static MOMENTS: AtomicU64 = AtomicU64::new(1);
-
 /// What a session listens to.
 pub type Channels = BTreeSet<Arc<str>>;
 
@@ -146,6 +139,8 @@ pub struct Participant {
     lease: Lease,
     /// BEGIN was sent
     pub began: bool,
+    /// ReadyForQuery messages still to come for what was sent before that
+    before: u32,
     /// something was sent that is not proved read-only
     pub wrote: bool,
     /// it was asked something whose answer is wanted and nothing else: it may leave the block without a trace
@@ -172,10 +167,12 @@ pub struct Participant {
     replaced: bool,
     /// what was injected failed
     refused: bool,
+    /// and it was not injected again since
+    astray: bool,
     /// not to be released although nothing is awaited
     kept: bool,
-    /// all that its server session knows of sequences is this client's
-    own_sequences: bool,
+    /// a sequence may have been advanced in the transaction that is open
+    advanced: bool,
 }
 
 /// What the server session of a link has of temporary relations.
@@ -230,8 +227,8 @@ pub struct Txn {
     /// number of what is sent now: one for each simple message, and for all up to a Sync
     flight: u64,
     blocks: u64,
-    /// when the session last sent what may have advanced a sequence, see `Link::sequences_at`
-    sequences_at: u64,
+    /// server sessions that remember this one's values of sequences
+    claims: Claims,
     /// links stay until the client leaves
     keeps_links: bool,
 }
@@ -258,7 +255,7 @@ impl Txn {
             ending: None,
             flight: 1,
             blocks: 0,
-            sequences_at: 0,
+            claims: Claims::default(),
             keeps_links: false,
         }
     }
@@ -325,9 +322,9 @@ impl Txn {
     pub fn refuses(&mut self, shard: ShardId) {
         if let Some(p) = self.participant(shard) {
             p.refused = true;
-            // so was what stood behind it
-            p.own_sequences = false;
-            p.link().sequences_at = MOMENTS.fetch_add(2, Ordering::Relaxed);
+            p.astray = true;
+            // so was what stood behind it, which may have been to make it forget
+            p.link().sequences = Remembered::somebodys();
         }
     }
     /// Blocks that have ended so far.
@@ -340,6 +337,10 @@ impl Txn {
     /// Settings were made since the last Sync that the next ReadyForQuery confirms or undoes.
     pub fn settings_pending(&self) -> bool {
         self.block == Block::None && !self.journal.is_empty()
+    }
+    /// The session has a link that it keeps.
+    pub fn keeps_a_link(&self) -> bool {
+        self.participants.iter().any(|p| p.link_ref().pinned)
     }
     /// The shard that a statement should begin on which may turn out to write elsewhere: the one that has written, else the nearest.
     pub fn foremost(&self) -> Option<ShardId> {
@@ -398,6 +399,7 @@ impl Txn {
         self.settings_version += 1;
         self.journal.clear();
         self.channels.clear();
+        self.claims = Claims::default();
         let running = &self.running;
         self.participants.retain(|p| {
             if p.link_ref().pinned {
@@ -494,7 +496,7 @@ impl Txn {
         }
         let pool = self.backends.pool(&PoolKey { shard, user: self.user.clone() })?;
         let lease = {
-            let mut asked = pin!(pool.acquire(deadline));
+            let mut asked = pin!(pool.acquire_again(deadline, self.claims.on(shard)));
             match poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx))).await {
                 Poll::Ready(lease) => lease?,
                 Poll::Pending => {
@@ -516,6 +518,7 @@ impl Txn {
             shard,
             lease,
             began: false,
+            before: 0,
             wrote: false,
             only_asked: false,
             injected: false,
@@ -529,8 +532,9 @@ impl Txn {
             stale: false,
             replaced: false,
             refused: false,
+            astray: false,
             kept: false,
-            own_sequences: false,
+            advanced: false,
         });
         Ok(())
     }
@@ -549,7 +553,11 @@ impl Txn {
             inject(&mut link.output, statement);
             count += 1;
         };
-        let same = link.applied.as_ref().is_some_and(|a| Arc::ptr_eq(a, self.settings.list()));
+        let same = match &link.applied {
+            Some(applied) => Arc::ptr_eq(applied, self.settings.list()),
+            // It took part in all that the session has set, and more may be set there than that.
+            None => !p.astray && !(p.pins & Pins::UNCOUNTED).is_empty(),
+        };
         if !p.began && !same && p.brought != self.flight {
             let outside = self.block == Block::None && self.journal.is_empty();
             let target = replaced.filter(|_| outside).and_then(|effect| self.settings.without(effect));
@@ -577,6 +585,7 @@ impl Txn {
                 p.replaced = target.is_some();
             }
             p.brought = self.flight;
+            p.astray = false;
         }
         if !p.began && (made || (p.stale && !describe_only)) {
             put(link, "BEGIN");
@@ -589,6 +598,7 @@ impl Txn {
             Block::Open(begin) if !p.began && !describe_only => {
                 put(link, &begin.text);
                 p.began = true;
+                p.before = link.outstanding;
             }
             // nothing but what is set matters to a description
             Block::Open(_) if !p.began => p.stale = true,
@@ -606,30 +616,15 @@ impl Txn {
         count
     }
 
-    /// Before a statement that has to do with sequences: what the server session knows of them from another client, or from
-    /// an earlier time of this one's, is not to be told. Returns how many statements were put in front, as [`Txn::enlist`] does.
-    ///
-    /// Outside blocks, where the link goes back behind the statement, a value is only taken: then the link is marked as one that
-    /// has to forget before it may be asked.
-    pub fn knows_sequences(&mut self, shard: ShardId, what: Sequences) -> usize {
-        if what == Sequences::Untouched {
-            return 0;
-        }
-        let last = self.sequences_at;
+    /// Has the server session forget what it remembers of sequences, in front of what comes: one statement. `first`: nothing was sent
+    /// there since the last Sync; what comes must not stand in one transaction with it.
+    pub fn forgets_sequences(&mut self, shard: ShardId, first: bool) -> usize {
         let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return 0 };
-        let there = p.link_ref().sequences_at;
-        let foreign = there != 0 && there != last && !p.own_sequences;
-        let forgets = foreign && (what == Sequences::Asks || p.began);
-        p.own_sequences = !foreign || forgets;
+        p.stale |= first && !p.began;
         let link: &mut Link = &mut p.lease;
-        if forgets {
-            inject(&mut link.output, "DISCARD SEQUENCES");
-            link.statements.remove("");
-        }
-        let moment = MOMENTS.fetch_add(2, Ordering::Relaxed);
-        link.sequences_at = if foreign && !forgets { moment + 1 } else { moment };
-        self.sequences_at = moment;
-        usize::from(forgets)
+        inject(&mut link.output, "DISCARD SEQUENCES");
+        link.statements.remove("");
+        1
     }
 
     /// A statement completed. `tag` is its command tag.
@@ -645,6 +640,10 @@ impl Txn {
             }
             Effect::Commit { chain } => self.end(!tag.starts_with(b"ROLLBACK"), *chain),
             Effect::Rollback { chain } => self.end(false, *chain),
+            Effect::ChainAnew => {
+                self.end(false, true);
+                self.participants.iter_mut().for_each(|p| p.began = false);
+            }
             Effect::Savepoint(name) => {
                 if self.in_block() {
                     self.note(Entry::Savepoint(name.clone()), shard);
@@ -736,7 +735,15 @@ impl Txn {
     fn end(&mut self, committed: bool, chain: bool) {
         let begin = match &self.block {
             Block::None => None,
-            Block::Open(b) | Block::Failed(b) => Some(b.clone()),
+            // What it had by its own words went with the error (AbortTransaction, xact.c): a block that is chained to it has defaults.
+            Block::Failed(b) if chain && !b.chained => Some(Begin {
+                text: "BEGIN".into(),
+                one_snapshot: self.default_one_snapshot,
+                default_isolation: true,
+                implicit: b.implicit,
+                chained: true,
+            }),
+            Block::Open(b) | Block::Failed(b) => Some(Begin { chained: chain, ..b.clone() }),
         };
         self.doubt_temporaries();
         self.doubt(Pins::CURSORS);
@@ -768,6 +775,7 @@ impl Txn {
             p.stale = false;
             p.reads = false;
             p.wrote = false;
+            p.advanced = false;
             p.began = chain;
         }
         self.blocks += 1;
@@ -790,6 +798,9 @@ impl Txn {
         let p = &mut self.participants[at];
         p.lease.status = status;
         let refused = std::mem::take(&mut p.refused);
+        // A description that was asked for when no shard had heard of the block.
+        let earlier = p.before > 0;
+        p.before = p.before.saturating_sub(1);
         p.stale &= status != b'I';
         match (&self.block, status) {
             (Block::None, b'I') => {
@@ -803,6 +814,7 @@ impl Txn {
                 }
                 p.wrote = false;
                 p.began = false;
+                p.advanced = false;
                 if let (true, Some(temporaries)) = (failed, &mut p.temporaries) {
                     temporaries.unsure = true;
                 }
@@ -823,6 +835,7 @@ impl Txn {
                     one_snapshot: true,
                     default_isolation: false,
                     implicit: false,
+                    chained: false,
                 };
                 p.began = true;
                 self.block = if status == b'T' { Block::Open(begin) } else { Block::Failed(begin) };
@@ -837,7 +850,7 @@ impl Txn {
                 p.lease.applied = None;
                 self.block = Block::Failed(begin.clone());
             }
-            (Block::Open(_) | Block::Failed(_), b'I') if p.began => {
+            (Block::Open(_) | Block::Failed(_), b'I') if p.began && !earlier => {
                 // COMMIT failed, or the block ended inside a longer message: the server has rolled back.
                 self.end(false, false);
             }
@@ -932,6 +945,22 @@ impl Txn {
             p.doubt |= pins & (Pins::ASKED - Pins::TEMPORARIES);
             p.link().pinned = true;
             self.running.keeps(&p.lease.cancel, &p.lease.shard_name, p.pins);
+        }
+    }
+
+    /// The same for what need not be kept: it is, unless too many links are.
+    fn pin_if_there_is_room(&mut self, shard: ShardId, pins: Pins) {
+        let keeps_all = self.keeps_links;
+        if let Some(p) = self.participant(shard) {
+            if p.pins.contains(pins) {
+                return;
+            }
+            if p.seat.is_none() && !keeps_all {
+                p.seat = p.lease.keep_gladly();
+            }
+            if p.seat.is_some() || keeps_all {
+                self.pin(shard, pins);
+            }
         }
     }
 

@@ -43,6 +43,9 @@ impl Pins {
         (Self::CODE, "what a function may have left"),
     ];
 
+    /// Settings that nobody has counted may be among these: nothing but the server session itself has them.
+    pub const UNCOUNTED: Pins = Pins(Self::SETTINGS.0 | Self::UNREAD.0 | Self::CODE.0);
+
     /// Both.
     pub const fn and(self, other: Pins) -> Pins {
         Pins(self.0 | other.0)

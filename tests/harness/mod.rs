@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 pub mod console;
+pub mod random;
 pub mod relay;
 pub mod script;
 pub mod wire;

@@ -59,6 +59,12 @@ impl Lease {
         }
     }
 
+    /// The same where it would be good, and is not needed: half of the pool's links stay with all.
+    pub fn keep_gladly(&self) -> Option<Kept> {
+        let half = self.pool.size() / 2;
+        (self.pool.kept.load(Ordering::Relaxed) < half).then(|| self.keep().ok()).flatten()
+    }
+
     /// Gives back a link that a session has had for itself: all that the session left in the server is discarded first. What
     /// cannot be discarded, or not now, ends with the link.
     pub fn clean(mut self) {

@@ -286,10 +286,10 @@ impl Resolver<'_> {
             });
             return;
         }
-        if name == "nextval" || name == "setval" || name == "currval" || name == "lastval" {
+        if name == "currval" || name == "lastval" {
             self.effect(SessionEffect::SequenceState);
-            self.facts.hidden_tables |= name != "lastval";
         }
+        self.facts.hidden_tables |= matches!(name, "nextval" | "setval" | "currval");
         if name == "set_config" {
             self.effect(SessionEffect::SetConfig);
         }
