@@ -85,6 +85,13 @@ crate::options! {
         map: PathBuf = PathBuf::new(),
         /// how often the shards' schemas are checked for changes that did not pass through pgweir
         schema_check: Duration = Duration::from_secs(30),
+        /// for `[database."*"]`: the server's database in which pgweir asks whether others exist, and `auth_query` for users
+        home: String = "postgres".into(),
+        /// for `[database."*"]`: databases of that kind at once. One more takes the place of one without sessions, or is refused with
+        /// 53300
+        max_databases: usize = 100,
+        /// for `[database."*"]`: a database that no session has used for so long is forgotten, and its links end
+        database_idle_timeout: Duration = Duration::from_secs(60),
     }
 }
 

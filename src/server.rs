@@ -19,6 +19,7 @@ mod databases;
 mod descriptors;
 mod peers;
 mod schema;
+mod wildcard;
 
 use crate::admin::console::Averages;
 use crate::admin::http::{self, Readiness};
@@ -34,8 +35,8 @@ use crate::session::auth::rules::Rules;
 use crate::session::auth::{self, Mock, Users};
 use crate::session::database::Database;
 use crate::session::registry::{Count, Registry, Who};
-use crate::session::startup::{self, Allowances, Arrival, Door, Operators};
-use crate::session::{Greeted, Shutdown, run, tls};
+use crate::session::startup::{self, Allowances, Arrival, Door, Operators, Wildcard as _};
+use crate::session::{Greeted, Shutdown, replication, run, tls};
 use crate::wire::startup::PROTOCOL_3_0;
 use arc_swap::ArcSwap;
 use databases::{Accepted, Hosted};
@@ -221,6 +222,7 @@ impl Server {
             failures: Arc::new(Failures::new(config.auth.failed_logins, config.auth.failed_login_pause)),
             allow_cleartext: config.auth.allow_cleartext,
             databases: Arc::new(databases),
+            wildcard: hosted.wildcard().map(|w| w as _),
             admission: Arc::new(Semaphore::new(config.server.max_clients.min(Semaphore::MAX_PERMITS))),
             console: Arc::new(Semaphore::new(CONSOLE_SESSIONS)),
             operators: operators(&config),
@@ -404,7 +406,8 @@ impl House {
                 metrics::counter(family, &labels, totals.value(count));
             }
         }
-        for (name, database) in self.door.load().databases.iter() {
+        for database in self.databases() {
+            let name = &database.name;
             let mut shards = BTreeMap::<Arc<str>, [usize; 5]>::new();
             for backends in self.hosted.lives(name) {
                 for pool in backends.stats() {
@@ -435,11 +438,22 @@ impl House {
         if *self.shutdown.borrow() != Shutdown::Running {
             return Err("stopping".into());
         }
-        let door = self.door.load();
-        if door.databases.values().any(|d| d.current().is_ok()) {
+        let home = || Some(self.hosted.wildcard()?.home());
+        if self.databases().into_iter().chain(home()).any(|d| d.current().is_ok()) {
             return Ok(());
         }
         Err("no database's schema has been read".into())
+    }
+
+    /// All that there are now, in the order of their names.
+    fn databases(&self) -> Vec<Arc<Database>> {
+        let mut all: Vec<_> = self.door.load().databases.values().cloned().collect();
+        if let Some(wildcard) = self.hosted.wildcard() {
+            all.extend(wildcard.databases());
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.dedup_by(|a, b| a.name == b.name);
+        all
     }
 
     async fn reload(self: &Arc<Self>) -> Result<()> {
@@ -489,6 +503,7 @@ impl House {
             failures,
             allow_cleartext: new.auth.allow_cleartext,
             databases: Arc::new(databases),
+            wildcard: self.hosted.wildcard().map(|w| w as _),
             admission,
             console,
             operators: operators(&new),
@@ -548,6 +563,16 @@ impl House {
                 let secret_len = if greeted.protocol == PROTOCOL_3_0 { 4 } else { 32 };
                 let registration = self.registry.register(secret_len, who(&greeted, &database));
                 tracing::debug!("{peer}: {} logged in to {}", greeted.user, database.name);
+                if let Some(kind) = greeted.replication {
+                    let served =
+                        replication::serve(greeted, kind, database, registration, self.memory.clone());
+                    tokio::spawn(async move {
+                        served.await;
+                        metrics::sessions(-1.0);
+                        drop((permit, alive));
+                    });
+                    return;
+                }
                 let Some(session) = run::begin(greeted, database, &registration, &self.memory).await else {
                     return metrics::sessions(-1.0);
                 };
@@ -703,14 +728,24 @@ fn who(greeted: &Greeted, database: &Database) -> Who {
 fn allowances(config: &Config) -> Arc<Allowances> {
     let limited = config.users.iter().filter(|(_, user)| user.max_clients > 0);
     let users = limited.map(|(name, user)| (name.clone(), user.max_clients)).collect();
-    Arc::new(Allowances { per_address: config.server.max_clients_per_address, users })
+    let said = config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.replication?)));
+    Arc::new(Allowances {
+        per_address: config.server.max_clients_per_address,
+        users,
+        replication: said.collect(),
+    })
 }
 
 /// What of the users decides who they are on servers.
 fn logins(config: &Config) -> BTreeMap<String, auth::UserOptions> {
     let plain = |(name, user): (&String, &auth::UserOptions)| {
-        let logins =
-            auth::UserOptions { max_clients: 0, max_user_connections: None, pool_mode: None, ..user.clone() };
+        let logins = auth::UserOptions {
+            max_clients: 0,
+            max_user_connections: None,
+            pool_mode: None,
+            replication: None,
+            ..user.clone()
+        };
         (name.clone(), logins)
     };
     config.users.iter().map(plain).collect()

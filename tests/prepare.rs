@@ -39,6 +39,7 @@ async fn statements_of_sql_are_found_on_every_shard() {
     names(&h, a);
     extended(&h, a, b);
     unpinned(&h, a, b);
+    unicode_names(&h, a, b);
     refused(&h, a, b);
 }
 
@@ -52,6 +53,9 @@ async fn statements_of_sql_are_found_on_every_link() {
     extended(&h, 1, 2);
     definitions(&h);
     unpinned(&h, 1, 2);
+    unicode_names(&h, 1, 2);
+    changed_tables(&h);
+    what_a_block_has_seen_is_its_own(&h);
 }
 
 fn routed(h: &Harness, a: i64, b: i64) {
@@ -150,8 +154,112 @@ fn names(h: &Harness, a: i64) {
         t.extend(ask(w, &format!("EXECUTE {}", &long[..63])));
         t.extend(ask(w, &format!("DEALLOCATE {long}")));
         t.extend(ask(w, &format!("EXECUTE {long}")));
+        // of names that nobody has prepared
+        t.extend(x(w, "EXECUTE nothing").s().hear(1));
+        t.extend(w.p("e", "EXECUTE nothing (1)", &[]).ds("e").s().hear(1));
+        t.extend(w.b("", "e", &[]).dp("").e("", 0).s().hear(1));
+        t.extend(w.p("", "EXPLAIN EXECUTE nothing", &[]).b("", "", &[]).e("", 0).s().hear(1));
         t
     });
+}
+
+/// Names with Unicode escapes are names like others.
+fn unicode_names(h: &Harness, a: i64, b: i64) {
+    same(h, |w| {
+        asks(
+            w,
+            &[
+                r#"PREPARE U&"d\0061ta" (bigint) AS SELECT count(*) FROM accounts WHERE id = $1"#.into(),
+                format!("EXECUTE data ({a})"),
+                format!(r#"EXECUTE U&"dat!0061" UESCAPE '!' ({b})"#),
+                r#"DEALLOCATE U&"!0064ata" UESCAPE '!'"#.into(),
+                "EXECUTE data (1)".into(),
+                "BEGIN".into(),
+                r#"SAVEPOINT U&"s\0031""#.into(),
+                format!("SELECT count(*) FROM accounts WHERE id = {a}"),
+                "SELECT 1/0".into(),
+                "ROLLBACK TO s1".into(),
+                format!(r#"DECLARE U&"c\0031" CURSOR FOR SELECT id FROM accounts WHERE id = {a}"#),
+                r#"FETCH ALL FROM U&"\00631""#.into(),
+                r#"RELEASE SAVEPOINT U&"!0073!0031" UESCAPE '!'"#.into(),
+                "CLOSE c1".into(),
+                r#"SAVEPOINT U&"\00""#.into(),
+                "ROLLBACK".into(),
+                r#"LISTEN U&"\0441""#.into(),
+                r#"UNLISTEN U&"\0441""#.into(),
+            ],
+        )
+    });
+}
+
+/// What a statement returned when it was prepared it returns until it is prepared again.
+fn changed_tables(h: &Harness) {
+    same(h, |w| {
+        let mut t = Vec::new();
+        let statements = [
+            "CREATE TABLE moving (a int)",
+            "INSERT INTO moving VALUES (1)",
+            "PREPARE m AS SELECT * FROM moving",
+            "PREPARE n AS SELECT a FROM moving",
+            "PREPARE i AS INSERT INTO moving (a) VALUES ($1)",
+            "ALTER TABLE moving ADD b text DEFAULT 'x'",
+            "EXECUTE m",
+            "EXECUTE n",
+            "EXECUTE i (2)",
+            "EXPLAIN (COSTS OFF) EXECUTE m",
+            "PREPARE o AS SELECT * FROM moving",
+            "EXECUTE o",
+            "ALTER TABLE moving RENAME b TO c",
+            "EXECUTE o",
+            "ALTER TABLE moving RENAME c TO b",
+            "EXECUTE o",
+            "DEALLOCATE m",
+            "PREPARE m AS SELECT * FROM moving",
+            "EXECUTE m",
+            "BEGIN",
+            "ALTER TABLE moving DROP b",
+            "EXECUTE m",
+            "SELECT 1",
+            "ROLLBACK",
+            "EXECUTE m",
+            "ALTER TABLE moving ALTER b TYPE varchar(10)",
+            "EXECUTE m",
+            "DROP TABLE moving",
+            "EXECUTE m",
+        ];
+        for (i, sql) in statements.iter().enumerate() {
+            t.extend(ask(w, sql));
+            if i == 8 {
+                // the same in the extended protocol
+                t.extend(x(w, "EXECUTE m").s().hear(1));
+                t.extend(w.b("", "m", &[]).e("", 0).s().hear(1));
+                t.extend(x(w, "EXECUTE n").s().hear(1));
+            }
+        }
+        t
+    });
+}
+
+/// A statement that a session runs among tables that it has changed and that nobody else sees does no harm to others who have prepared the same.
+fn what_a_block_has_seen_is_its_own(h: &Harness) {
+    let run = |url: &str| {
+        let mut sessions: Vec<Wire> = (0..2).map(|_| Wire::connect(url, &[]).unwrap()).collect();
+        let mut t = ask(&mut sessions[0], "CREATE TABLE moving (a int)");
+        for w in &mut sessions {
+            t.extend(w.p("s", "SELECT * FROM moving WHERE a = $1", &[23]).s().hear(1));
+        }
+        let w = &mut sessions[0];
+        t.extend(ask(w, "BEGIN"));
+        t.extend(ask(w, "ALTER TABLE moving ADD b text"));
+        t.extend(w.p("t", "SELECT count(*) FROM moving", &[]).b("", "t", &[]).e("", 0).s().hear(1));
+        t.extend(ask(w, "ROLLBACK"));
+        for w in &mut sessions {
+            t.extend(w.b("", "s", &[Some("1")]).e("", 0).s().hear(1));
+        }
+        t.extend(ask(&mut sessions[0], "DROP TABLE moving"));
+        t
+    };
+    assert_eq!(run(&h.url()), run(&h.oracle_url()));
 }
 
 fn extended(h: &Harness, a: i64, b: i64) {

@@ -5,26 +5,28 @@ use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, Identity, Proof, SERVICE};
 use crate::backend::link::Link;
 use crate::backend::listener::Listeners;
+use crate::backend::login::Parameters;
+use crate::backend::lone::Lone;
 use crate::backend::options::{Options, limit};
 use crate::backend::pool::{Lease, LinkStats, Pool, PoolKey, PoolStats};
 use crate::backend::quota::Quota;
 use crate::backend::shard::ShardNodes;
 use crate::backend::tls::Tls;
 use crate::error::{Error, Result, Source, SqlState};
-use crate::shards::{ShardId, ShardMap};
+use crate::shards::{NodeAddr, ShardId, ShardMap};
 use crate::wire::encoding::Encoding;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use futures_util::future::join_all;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-/// What links for a client user call themselves: only pgweir's own have a name.
-pub(crate) fn application(client: &str) -> Option<&'static str> {
-    (client == SERVICE).then_some("pgweir")
+/// What links for a client user say of themselves: only pgweir's own have a name.
+pub(crate) fn introduction(client: &str) -> Parameters<'static> {
+    if client == SERVICE { &[("application_name", "pgweir")] } else { &[] }
 }
 
 /// All servers of one logical database.
@@ -48,6 +50,19 @@ pub struct Backends {
     changed: Arc<Notify>,
     /// what listens for sessions
     pub listeners: Listeners,
+    /// links that no pool has
+    pub(crate) lone: Lone,
+    guests: AtomicUsize,
+}
+
+/// A session that uses them, for as long as it lives.
+#[derive(Debug)]
+pub struct Guest(Arc<Backends>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.guests.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Backends {
@@ -83,7 +98,10 @@ impl Backends {
             paused: AtomicBool::new(false),
             changed: Arc::default(),
             listeners: Listeners::default(),
+            lone: Lone::default(),
+            guests: AtomicUsize::new(0),
         });
+        quota.welcome(&backends);
         backends.runtime.spawn(sweep(Arc::downgrade(&backends)));
         Ok(backends)
     }
@@ -178,7 +196,47 @@ impl Backends {
     pub(crate) async fn open_service(&self, shard: ShardId) -> Result<Link> {
         let shards = self.shards.load_full();
         let Some(shard) = shards.get(usize::from(shard.0)) else { return Err(no_such_shard(shard)) };
-        shard.open(&self.connector, &self.credentials.of(SERVICE, &shard.name), application(SERVICE)).await
+        shard.open(&self.connector, &self.credentials.of(SERVICE, &shard.name), introduction(SERVICE)).await
+    }
+
+    /// The same in a client user's name, with start-up parameters besides user and database.
+    pub(crate) async fn open_as(&self, key: &PoolKey, more: Parameters<'_>) -> Result<Link> {
+        let shards = self.shards.load_full();
+        let Some(shard) = shards.get(usize::from(key.shard.0)) else { return Err(no_such_shard(key.shard)) };
+        shard.open(&self.connector, &self.credentials.of(&key.user, &shard.name), more).await
+    }
+
+    /// A session begins.
+    pub fn enter(self: &Arc<Self>) -> Guest {
+        self.guests.fetch_add(1, Ordering::Relaxed);
+        Guest(self.clone())
+    }
+
+    /// Sessions that use them.
+    pub fn guests(&self) -> usize {
+        self.guests.load(Ordering::Relaxed)
+    }
+
+    /// Whether there may be no such database on the servers: they have said so, or somebody is about to drop it.
+    pub fn may_be_missing(&self) -> bool {
+        self.connector.missing.load(Ordering::Relaxed)
+    }
+
+    /// It is there, or it may not be.
+    pub fn presume(&self, missing: bool) {
+        self.connector.missing.store(missing, Ordering::Relaxed);
+    }
+
+    /// All of this process that lead to that database on a server of this shard: logical databases under any name.
+    pub fn leading_to(&self, shard: ShardId, database: &str) -> Vec<Arc<Backends>> {
+        let shards = self.shards.load();
+        let Some(own) = shards.get(usize::from(shard.0)).map(|s| s.nodes()) else { return vec![] };
+        let leads = |node: &NodeAddr| {
+            *node.database == *database && own.iter().any(|o| (&o.host, o.port) == (&node.host, node.port))
+        };
+        let mut all = self.quota.everybody();
+        all.retain(|b| b.shards.load().iter().any(|s| s.nodes().iter().any(|node| leads(node))));
+        all
     }
 
     /// Whether a node is still one of the shard's.
@@ -298,13 +356,19 @@ impl Backends {
     pub fn links(&self) -> Vec<LinkStats> {
         let mut all: Vec<_> =
             self.all_pools().iter().filter(|p| !p.is_of(SERVICE)).flat_map(|p| p.links()).collect();
+        all.extend(self.lone.links());
         all.sort_by(|a, b| (&a.shard, &a.user).cmp(&(&b.shard, &b.user)));
         all
     }
 
-    /// One line per pool, ordered by shard and user.
+    /// One line per pool, ordered by shard and user. Links that no pool has count as used.
     pub fn stats(&self) -> Vec<PoolStats> {
         let mut all: Vec<_> = self.all_pools().iter().map(|p| p.stats()).collect();
+        for link in self.lone.links() {
+            if let Some(pool) = all.iter_mut().find(|p| p.shard == link.shard && p.user == link.user) {
+                pool.used += 1;
+            }
+        }
         all.sort_by(|a, b| (&a.shard, &a.user).cmp(&(&b.shard, &b.user)));
         all
     }

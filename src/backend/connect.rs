@@ -3,7 +3,7 @@
 use crate::backend::cancel::{CancelRequest, CancelTarget};
 use crate::backend::credentials::Identity;
 use crate::backend::link::Link;
-use crate::backend::login::{self, Stretched};
+use crate::backend::login::{self, Parameters, Stretched};
 use crate::backend::options::{Options, TlsMode, limit};
 use crate::backend::sequences::Remembered;
 use crate::backend::stream::Stream;
@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,6 +32,8 @@ pub struct Connector {
     tls: ArcSwap<Tls>,
     stretched: Stretched,
     pub(crate) encodings: ServerEncodings,
+    /// a server has said that the database does not exist
+    pub(crate) missing: AtomicBool,
 }
 
 /// server_encoding of the shards, as their servers said at the last login.
@@ -70,6 +72,7 @@ impl Connector {
             options: ArcSwap::from_pointee(options),
             stretched: Stretched::default(),
             encodings: ServerEncodings::default(),
+            missing: AtomicBool::new(false),
         })
     }
 
@@ -84,7 +87,7 @@ impl Connector {
         self.options.store(Arc::new(options));
     }
 
-    /// A link to one node, ready for statements; `application` is the name that it gives itself there.
+    /// A link to one node, ready for statements; `more` are start-up parameters besides user and database.
     ///
     /// Errors: 08001 when no socket, TLS or timely answer is to be had (nothing was done: retryable), else
     /// the server's own, with the shard named.
@@ -94,7 +97,7 @@ impl Connector {
         shard_name: &Arc<str>,
         node: &Arc<NodeAddr>,
         identity: &Identity,
-        application: Option<&str>,
+        more: Parameters<'_>,
     ) -> Result<Link> {
         let unreachable = |what: String| cannot_connect(shard_name, node, &what);
         let socket = self.socket(node).await.map_err(|e| unreachable(reason(&e)))?;
@@ -122,7 +125,7 @@ impl Connector {
                 idle_since: now,
                 place: None,
             };
-            login::login(&mut link, identity, application, &self.stretched).await?;
+            login::login(&mut link, identity, more, &self.stretched).await?;
             self.encodings.learn(&link);
             link.born = Instant::now();
             link.idle_since = link.born;
@@ -130,7 +133,11 @@ impl Connector {
         };
         let allowed = limit(self.options().login_timeout);
         match timeout(allowed, login).await {
-            Ok(done) => done,
+            Ok(done) => done.inspect_err(|e: &Error| {
+                if e.sqlstate() == SqlState::INVALID_CATALOG_NAME {
+                    self.missing.store(true, Ordering::Relaxed);
+                }
+            }),
             Err(_) => Err(unreachable(format!("no end of the login within {} ms", allowed.as_millis()))),
         }
     }

@@ -24,6 +24,9 @@ const MAX_MESSAGE: usize = 32 * 1024;
 /// Most messages of a start-up exchange; Postgres sends about 20.
 const MAX_MESSAGES: usize = 500;
 
+/// Start-up parameters: names and values.
+pub(crate) type Parameters<'a> = &'a [(&'a str, &'a str)];
+
 /// Most stretched passwords that are kept.
 const MAX_STRETCHED: usize = 4096;
 
@@ -55,22 +58,21 @@ impl Stretched {
 
 /// Logs `link` in. Afterwards it has status, parameters and cancel key.
 ///
-/// `application`: what the link calls itself. Links for clients have no name of their own: one that a client did not send
-/// would be seen in what its session shows, and would take the place of its role's.
+/// `more`: start-up parameters besides user and database. Links for clients have no name of their own: one that a client
+/// did not send would be seen in what its session shows, and would take the place of its role's.
 ///
 /// Errors: the server's own with shard and HINT; 08P01 when it breaks the protocol; 28000 when it asks for
 /// something that pgweir does not have.
 pub(crate) async fn login(
     link: &mut Link,
     identity: &Identity,
-    application: Option<&str>,
+    more: Parameters<'_>,
     stretched: &Stretched,
 ) -> Result<()> {
-    let name = application.map(|name| ("application_name", name));
     let user = [("user", &*identity.user), ("database", &*link.cancel.node.database)];
-    let parameters = user.into_iter().chain(name);
+    let parameters = user.into_iter().chain(more.iter().copied());
     if parameters.clone().any(|(_, value)| value.contains('\0')) {
-        return Err(Error::client(SqlState::INVALID_AUTHORIZATION, "a user or database name holds a NUL"));
+        return Err(Error::client(SqlState::INVALID_AUTHORIZATION, "a start-up parameter holds a NUL"));
     }
     frontend::startup(
         &mut link.output,

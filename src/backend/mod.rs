@@ -28,6 +28,7 @@
 //! - *A cancel request belongs to a lease*: `cancel` says why it cannot reach the statement of another session.
 //! - *Shards have numbers* ([`ShardId`](crate::shards::ShardId)), and sessions may plan by an older map for a moment.
 //!   So a reload that gives a number to another shard is refused, for as long as the process lives.
+//! - *Links without a pool*: a session that replicates has one from its log-in to its end ([`lone`]). It counts for the caps.
 //! - *Caps over several pools* (`max_db_connections`, `max_user_connections`) are one account with one line for all pools:
 //!   [`quota`]. A pool that may not open a link is full, not cut off: who waits too long there hears 53300.
 //! - *Passwords and keys*: `credentials`. Stretching a password (PBKDF2) takes a millisecond and happens once per
@@ -47,6 +48,7 @@ mod exchange;
 pub mod link;
 pub mod listener;
 mod login;
+pub mod lone;
 pub mod oids;
 pub mod options;
 pub mod pool;

@@ -6,7 +6,7 @@ mod lease;
 use attempt::Attempt;
 pub use lease::{Kept, Lease};
 
-pub use crate::backend::backends::Backends;
+pub use crate::backend::backends::{Backends, Guest};
 use crate::backend::cancel::CancelTarget;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, SERVICE};
@@ -597,6 +597,28 @@ impl Pool {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Room for a link that will not be the pool's, for which idle ones end. Errors: 53300.
+    pub(crate) fn room(&self) -> Result<Option<Place>> {
+        let Some(share) = &self.share else { return Ok(None) };
+        loop {
+            if let Some(place) = share.quota.enter(&share.parties, self.most(share)) {
+                return Ok(Some(place));
+            }
+            if !share.quota.evict_for(&share.parties) {
+                let (shard, user) = (&self.shard.name, &self.user);
+                let message =
+                    format!("there is no room for another link to shard \"{shard}\" for user \"{user}\"");
+                return Err(Error::limit(SqlState::TOO_MANY_CONNECTIONS, message)
+                    .hint("The limits are max_db_connections and max_user_connections of pgweir's configuration.")
+                    .retryable());
+            }
+        }
+    }
+
+    pub(crate) fn user(&self) -> &Arc<str> {
+        &self.user
     }
 
     /// The caps that hold for it.

@@ -7,6 +7,7 @@
 //!
 //! Locks: a pool may be locked when this is called, so nothing here locks a pool but in a task of its own.
 
+use crate::backend::backends::Backends;
 use crate::backend::pool::Pool;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
@@ -39,6 +40,8 @@ pub struct Quota {
     users: ArcSwap<UserLimits>,
     /// pools in the line, and parties that have more than they may: nothing to look for while it is 0
     attention: AtomicUsize,
+    /// of all databases
+    everybody: Mutex<Vec<Weak<Backends>>>,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +133,19 @@ impl Quota {
         self.lock().of(&Party::User(user.into())).open
     }
 
+    /// The servers of one more database, which others may share.
+    pub(crate) fn welcome(&self, backends: &Arc<Backends>) {
+        let mut all = self.everybody.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|b| b.strong_count() > 0);
+        all.push(Arc::downgrade(backends));
+    }
+
+    /// Those of all databases of the process.
+    pub(crate) fn everybody(&self) -> Vec<Arc<Backends>> {
+        let all = self.everybody.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// A pool whose idle links may end for the sake of others.
     pub(crate) fn add(&self, pool: &Arc<Pool>) {
         let mut counts = self.lock();
@@ -206,17 +222,26 @@ impl Quota {
     /// or there are none.
     pub(crate) fn make_room(&self, pool: &Arc<Pool>) {
         while let Some((full, _)) = self.full_for(pool) {
-            let others: Vec<Arc<Pool>> = self.lock().pools.iter().filter_map(Weak::upgrade).collect();
-            let oldest = others
-                .iter()
-                .filter(|p| p.is_counted_with(&full))
-                .filter_map(|p| Some((p.idle_for_longest()?, p)))
-                .min_by_key(|(since, _)| *since);
-            let Some((_, other)) = oldest else { return };
-            if !other.evict() {
+            if !self.evict(&full) {
                 return;
             }
         }
+    }
+
+    /// Ends the idle link that is most in the way of one for these parties. False: there is none.
+    pub(crate) fn evict_for(&self, parties: &Parties) -> bool {
+        let full = self.lock().full(parties).cloned();
+        full.is_none_or(|full| self.evict(&full))
+    }
+
+    fn evict(&self, full: &Party) -> bool {
+        let others: Vec<Arc<Pool>> = self.lock().pools.iter().filter_map(Weak::upgrade).collect();
+        let oldest = others
+            .iter()
+            .filter(|p| p.is_counted_with(full))
+            .filter_map(|p| Some((p.idle_for_longest()?, p)))
+            .min_by_key(|(since, _)| *since);
+        oldest.is_some_and(|(_, pool)| pool.evict())
     }
 
     /// Limits may have changed: those who wait may go on.

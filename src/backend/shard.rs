@@ -3,6 +3,7 @@
 use crate::backend::connect::Connector;
 use crate::backend::credentials::Identity;
 use crate::backend::link::Link;
+use crate::backend::login::Parameters;
 use crate::error::{Error, Result, SqlState};
 use crate::shards::{NodeAddr, Shard, ShardId};
 use arc_swap::ArcSwap;
@@ -42,6 +43,10 @@ impl ShardNodes {
         self.nodes.load().iter().any(|n| Arc::ptr_eq(n, node))
     }
 
+    pub(crate) fn nodes(&self) -> Arc<Vec<Arc<NodeAddr>>> {
+        self.nodes.load_full()
+    }
+
     /// A link to the node that takes writes: the one that was the primary last, else the first that says it
     /// is. The choice of nodes is here and nowhere else.
     ///
@@ -50,7 +55,7 @@ impl ShardNodes {
         &self,
         connector: &Connector,
         identity: &Identity,
-        application: Option<&str>,
+        more: Parameters<'_>,
     ) -> Result<Link> {
         let nodes = self.nodes.load_full();
         let first = self.primary.load(Ordering::Relaxed);
@@ -58,7 +63,7 @@ impl ShardNodes {
         let mut standbys: Vec<String> = Vec::new();
         for i in 0..nodes.len() {
             let at = (first + i) % nodes.len();
-            match connector.open(self.id, &self.name, &nodes[at], identity, application).await {
+            match connector.open(self.id, &self.name, &nodes[at], identity, more).await {
                 // Reported at login by Postgres 14 and later, which saves asking pg_is_in_recovery().
                 Ok(link) if link.is_standby() => {
                     standbys.push(nodes[at].to_string());

@@ -31,6 +31,8 @@ pub struct Told {
     pub frames: Box<[u8]>,
     parameters: Box<[u32]>,
     columns: Box<[u32]>,
+    /// see [`Description::names`]
+    names: u64,
     /// see [`Description::told_at`]
     told_at: u64,
 }
@@ -103,12 +105,16 @@ impl Pupil {
     pub(super) fn columns(&mut self, tag: u8, body: &[u8]) {
         let Some(parameters) = self.parameters.take() else { return };
         let Ok(types) = ParameterDescription::parse(&parameters) else { return };
+        let mut names = 0;
         let columns: Box<[u32]> = match RowDescription::parse(body) {
             Err(_) if tag == b'T' => return,
             Err(_) => Box::default(),
             // Other names are in the client's encoding.
             Ok(columns) if !columns.iter().all(|c| c.name.is_ascii()) => return,
-            Ok(columns) => columns.iter().map(|c| c.type_oid).collect(),
+            Ok(columns) => {
+                names = super::oids::names(&columns);
+                columns.iter().map(|c| c.type_oid).collect()
+            }
         };
         if self.memory.told(&self.key).is_some_and(|t| t.told_at > self.told_at) || body.len() > LONGEST {
             return;
@@ -123,6 +129,7 @@ impl Pupil {
             frames: frames.as_ref().into(),
             parameters: types.types.iter().collect(),
             columns,
+            names,
             told_at: self.told_at,
         };
         self.memory.0.insert(self.key.clone(), Arc::new(told));
@@ -141,6 +148,7 @@ impl Description {
         // what was there is the same
         let _ = self.parameters.set(told.parameters.clone());
         *self.columns.lock().unwrap_or_else(PoisonError::into_inner) = Some(told.columns.clone());
+        self.names.store(told.names, Ordering::Relaxed);
         self.told_at.store(told.told_at, Ordering::Relaxed);
     }
 }

@@ -7,6 +7,8 @@ use crate::wire::backend::RowDescription;
 use crate::wire::body::Malformed;
 use crate::wire::renumber;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use xxhash_rust::xxh3::Xxh3Default;
 
 impl Run {
     /// Whether rows of the reply at the head have values that must be changed.
@@ -73,11 +75,25 @@ impl Run {
     }
 }
 
+/// A digest of what of its columns Postgres compares besides their types (equalTupleDescs, tupdesc.c).
+pub(super) fn names(description: &RowDescription<'_>) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    for column in description.iter() {
+        hasher.update(column.name);
+        hasher.update(&[0]);
+        hasher.update(&column.typmod.to_be_bytes());
+    }
+    hasher.digest().max(1)
+}
+
 impl Description {
     /// From a RowDescription's body, or NoData's.
     pub(super) fn set_columns(&self, body: &[u8]) {
         let columns = match RowDescription::parse(body) {
-            Ok(description) => description.iter().map(|c| c.type_oid).collect(),
+            Ok(description) => {
+                self.names.store(names(&description), Ordering::Relaxed);
+                description.iter().map(|c| c.type_oid).collect()
+            }
             Err(_) => Box::default(),
         };
         *self.columns.lock().unwrap_or_else(PoisonError::into_inner) = Some(columns);
@@ -95,7 +111,8 @@ impl Description {
             (Some(told), Some(now)) => told == now,
             _ => true,
         };
-        parameters && columns
+        let names = [self, other].map(|d| d.names.load(Ordering::Relaxed));
+        parameters && columns && (names.contains(&0) || names[0] == names[1])
     }
     /// Somebody was told of columns.
     pub fn is_told(&self) -> bool {

@@ -64,6 +64,8 @@ pub struct Description {
     pub parameters: OnceLock<Box<[u32]>>,
     /// of its columns; none if it has no rows. A later description takes the place of an earlier one
     pub columns: Mutex<Option<Box<[u32]>>>,
+    /// of the columns' names and type modifiers; 0: nobody has told of them
+    pub names: AtomicU64,
     /// when it was asked for, see `Link::prepared_at`
     pub told_at: AtomicU64,
 }

@@ -246,6 +246,9 @@ pub(super) fn tables(
     }
     match class {
         Class::Ddl { temp: true } => out.home = Some(map.default_shard),
+        Class::Ddl { temp: false } if names_nothing && utility::is_of_large_object(statement) => {
+            out.pin(map.default_shard, "the large object".into());
+        }
         Class::Ddl { temp: false } | Class::Maintenance | Class::Load if names_nothing => {
             out.refuse(refuse::everywhere(class));
         }
@@ -540,6 +543,9 @@ fn functions(out: &mut Tables, class: &Class, facts: &Facts, statement: &Stateme
             } else {
                 out.refuse(refuse::opaque_function(&function.name, function.builtin));
             }
+        } else if function.builtin && is_of_large_objects(name) {
+            // Clients know them by numbers, which say nothing of a shard: there are those of one shard only.
+            out.pin(map.default_shard, format!("{name}()"));
         } else if function.builtin && alone && !same_anywhere(function.volatile, name) {
             // Beside a table of one shard it does what the table's own default or trigger would do there.
             out.pin(map.default_shard, format!("{name}()"));
@@ -560,6 +566,10 @@ fn functions(out: &mut Tables, class: &Class, facts: &Facts, statement: &Stateme
     {
         out.refuse(refuse::hidden_tables());
     }
+}
+
+fn is_of_large_objects(name: &str) -> bool {
+    name.starts_with("lo_") || name == "loread" || name == "lowrite"
 }
 
 /// Whether a built-in function does the same wherever it runs. The others change or read something of one server: sequences,

@@ -42,6 +42,7 @@ pub(super) fn facts(
             },
             None => Err(unread(class)),
         },
+        Class::Ddl { temp: false } if is_of_large_object(statement) => Ok(Facts::default()),
         Class::Truncate | Class::Lock | Class::Maintenance | Class::Ddl { .. } => {
             match tables_named(statement.text, statement.piece()) {
                 Some(named) => {
@@ -130,6 +131,16 @@ fn find(name: &Name, scope: &Scope<'_>) -> Option<Arc<Table>> {
 fn tokens(statement: &Statement<'_>) -> Vec<Token> {
     let mut lexer = Lexer::within(statement.text, statement.piece().span.clone(), true);
     std::iter::from_fn(|| lexer.next_token().ok().flatten()).collect()
+}
+
+/// `ALTER LARGE OBJECT`, and COMMENT, GRANT, REVOKE, SECURITY LABEL `ON LARGE OBJECT`.
+pub(super) fn is_of_large_object(statement: &Statement<'_>) -> bool {
+    let text = statement.text;
+    let words: Vec<Token> = tokens(statement);
+    words.windows(3).enumerate().any(|(i, w)| {
+        let begins = w[0].is_word(text, "on") || (i == 0 && w[0].is_word(text, "alter"));
+        begins && w[1].is_word(text, "large") && w[2].is_word(text, "object")
+    })
 }
 
 /// `CREATE TABLE x AS query`, `CREATE VIEW x AS query`: the first AS outside parentheses that a query follows.

@@ -54,7 +54,6 @@ impl Proxy for Operated {
     }
 
     fn databases(&self) -> Vec<Hosted> {
-        let door = self.house.door.load();
         let hosted = |database: &Arc<crate::session::database::Database>| Hosted {
             name: database.name.clone(),
             backends: database.backends.clone(),
@@ -64,9 +63,7 @@ impl Proxy for Operated {
             disabled: database.disabled.load(Ordering::Relaxed),
             pool_mode: database.options().pool_mode.as_str(),
         };
-        let mut all: Vec<_> = door.databases.values().map(hosted).collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
+        self.house.databases().iter().map(hosted).collect()
     }
 
     fn users(&self) -> Vec<User> {
@@ -129,7 +126,7 @@ impl Proxy for Operated {
     }
 
     fn admit(&self, database: &str, yes: bool) -> Result<()> {
-        match self.house.door.load().databases.get(database) {
+        match self.house.databases().iter().find(|d| *d.name == *database) {
             Some(database) => {
                 database.disabled.store(!yes, Ordering::Relaxed);
                 Ok(())

@@ -14,9 +14,10 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::options::Secret;
 use crate::server::schema::follow_schema;
+use crate::server::wildcard::{self, Wildcard};
 use crate::session::auth;
 use crate::session::auth::lookup::Lookup;
-use crate::session::database::Database;
+use crate::session::database::{Database, PoolMode};
 use crate::session::startup::Databases;
 use crate::shards::file::Finding;
 use crate::shards::watch::{Folder, FolderWatch};
@@ -34,6 +35,8 @@ pub struct Hosted {
     hosts: Mutex<BTreeMap<Arc<str>, Host>>,
     /// caps on links over all databases
     quota: Arc<Quota>,
+    /// those that are not listed, if such are served
+    wildcard: Mutex<Option<Arc<Wildcard>>>,
 }
 
 /// Ends when a new database's schema has been read, or when the first attempt has failed.
@@ -44,6 +47,8 @@ pub type Furnished = Vec<oneshot::Receiver<()>>;
 struct Host {
     store: Arc<Folder>,
     settings: config::Database,
+    /// as it was read
+    map: Arc<ShardMap>,
     /// for clients to come; the last of `lives`
     current: Arc<Database>,
     lives: Vec<Life>,
@@ -71,7 +76,10 @@ impl Drop for Follower {
 pub struct Accepted {
     name: Arc<str>,
     store: Arc<Folder>,
+    /// as it was read
     map: Arc<ShardMap>,
+    /// as it is served: of databases that are not listed, that of their home
+    served: Arc<ShardMap>,
 }
 
 impl Hosted {
@@ -116,7 +124,8 @@ impl Hosted {
                         return Err(Error::config(format!("{} was changed just now", path.display())));
                     }
                     Ok((Some(map), store)) => {
-                        accepted.push(Accepted { name: name.as_str().into(), store, map })
+                        let served = served(&map, &database.place.home);
+                        accepted.push(Accepted { name: name.as_str().into(), store, map, served })
                     }
                 }
             }
@@ -127,7 +136,7 @@ impl Hosted {
         check_shards(config, &accepted)?;
         for new in &accepted {
             if let Some(host) = hosts.get(&new.name) {
-                fits(&host.current.snapshot.load().map, &new.map)?;
+                fits(&host.map, &new.map)?;
             }
         }
         Ok(accepted)
@@ -154,37 +163,29 @@ impl Hosted {
             }
             let goes_on = before.is_some_and(|h| h.can_become(&settings)) && !credentials_changed;
             if !goes_on {
-                let credentials = credentials(config, &settings);
-                let backends =
-                    Backends::within(&self.quota, &new.map, settings.servers.clone(), credentials)?;
+                let (database, directories) = build(&self.quota, &new.served, config, &settings)?;
                 // what an operator holds stays held
                 if hosts.get(&new.name).is_some_and(|h| h.current.backends.is_paused()) {
-                    backends.hold();
+                    database.backends.hold();
                 }
-                let directories = Arc::new(Directories::new(backends.clone(), &new.map));
-                let database = Database::new(
-                    new.name.clone(),
-                    new.map.clone(),
-                    backends,
-                    settings.session.clone(),
-                    settings.lookup.clone(),
-                );
                 let disabled =
                     hosts.get(&new.name).is_some_and(|h| h.current.disabled.load(Ordering::Relaxed));
                 database.disabled.store(disabled, Ordering::Relaxed);
-                // nobody else has it yet, so it is not set
-                let _ = database.directory.set(directories.clone());
-                made.insert(new.name.clone(), (Arc::new(database), directories));
+                made.insert(new.name.clone(), (database, directories));
             }
         }
         for new in &accepted {
             if let Some(host) = hosts.get(&new.name) {
-                host.take_over(&new.map)?;
+                host.take_over(&new.served)?;
+                if let Some(wildcard) = self.wildcard().filter(|_| &*new.name == wildcard::NAME)
+                    && !Arc::ptr_eq(&host.map, &new.map)
+                {
+                    wildcard.adopt(&new.map)?;
+                }
             }
         }
         self.quota.limit_users(user_limits(config));
-        let modes: HashMap<_, _> =
-            config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.pool_mode?))).collect();
+        let modes = modes(config);
         let mut databases = Databases::new();
         let mut furnished = Furnished::new();
         for new in accepted {
@@ -201,6 +202,7 @@ impl Hosted {
                     database.backends.change(settings.servers.clone(), tls.clone());
                 }
             }
+            let anew = made.contains_key(&new.name);
             let current = match (made.remove(&new.name), &before) {
                 (Some((database, directories)), _) => {
                     if let Some((before, ..)) = &before {
@@ -239,17 +241,41 @@ impl Hosted {
                 database.change_modes(modes.clone());
                 database.backends.look_after();
             }
-            databases.insert(new.name.clone(), current.clone());
-            hosts.insert(new.name, Host { store: new.store, settings, current, lives, follower });
+            if &*new.name == wildcard::NAME {
+                let mut wildcard = self.wildcard.lock().unwrap_or_else(PoisonError::into_inner);
+                match &*wildcard {
+                    Some(w) => {
+                        w.change(config, &settings, current.clone(), secured.get(&new.name), anew);
+                    }
+                    None => {
+                        let map = new.map.clone();
+                        *wildcard = Some(Wildcard::new(&self.quota, map, config, &settings, current.clone()));
+                    }
+                }
+            } else {
+                databases.insert(new.name.clone(), current.clone());
+            }
+            let host = Host { store: new.store, settings, map: new.map, current, lives, follower };
+            hosts.insert(new.name, host);
+        }
+        if !config.databases.contains_key(wildcard::NAME) {
+            *self.wildcard.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            hosts.remove(wildcard::NAME);
         }
         Ok((databases, furnished))
+    }
+
+    /// Databases that are not listed, if such are served.
+    pub fn wildcard(&self) -> Option<Arc<Wildcard>> {
+        self.wildcard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The servers of all sessions of a database, those that began before a reload included.
     pub fn lives(&self, name: &str) -> Vec<Arc<Backends>> {
         let hosts = self.lock();
         let lives = hosts.get(name).map(|host| &host.lives[..]).unwrap_or_default();
-        lives.iter().filter_map(|life| Some(life.database.upgrade()?.backends.clone())).collect()
+        let listed = lives.iter().filter_map(|life| Some(life.database.upgrade()?.backends.clone()));
+        listed.chain(self.wildcard().map(|w| w.lives(name)).unwrap_or_default()).collect()
     }
 
     /// Links that a user may have, and has; 0: there is no limit.
@@ -260,18 +286,25 @@ impl Hosted {
     /// A map file has changed. `None`: nothing in it has.
     fn map_changed(&self, name: &str, store: &Folder) -> Result<Option<Arc<ShardMap>>> {
         store.read_again().map_err(|findings| refusal(&findings))?;
-        let hosts = self.lock();
-        let (Some(host), Some(map)) = (hosts.get(name), store.map(name)) else {
+        let mut hosts = self.lock();
+        let (Some(host), Some(map)) = (hosts.get_mut(name), store.map(name)) else {
             return Err(Error::config(format!(
                 "{}: the map is not of database \"{name}\" any more",
                 store.path().display()
             )));
         };
-        if Arc::ptr_eq(&host.current.snapshot.load().map, &map) {
+        if Arc::ptr_eq(&host.map, &map) {
             return Ok(None);
         }
-        fits(&host.current.snapshot.load().map, &map)?;
-        host.take_over(&map)?;
+        fits(&host.map, &map)?;
+        if name == wildcard::NAME {
+            wildcard::check(&map).map_err(Error::config)?;
+            if let Some(wildcard) = self.wildcard() {
+                wildcard.adopt(&map)?;
+            }
+        }
+        host.take_over(&served(&map, &host.settings.place.home))?;
+        host.map = map.clone();
         Ok(Some(map))
     }
 
@@ -305,6 +338,36 @@ impl Host {
             }
         }
         Ok(())
+    }
+}
+
+/// A database with its servers and what looks keys up for it; its schema is still to be read.
+pub(super) fn build(
+    quota: &Arc<Quota>,
+    map: &Arc<ShardMap>,
+    config: &Config,
+    settings: &config::Database,
+) -> Result<(Arc<Database>, Arc<Directories>)> {
+    let credentials = credentials(config, settings);
+    let backends = Backends::within(quota, map, settings.servers.clone(), credentials)?;
+    let directories = Arc::new(Directories::new(backends.clone(), map));
+    let (session, lookup) = (settings.session.clone(), settings.lookup.clone());
+    let database = Database::new(map.database.clone(), map.clone(), backends, session, lookup);
+    // nobody else has it yet, so it is not set
+    let _ = database.directory.set(directories.clone());
+    Ok((Arc::new(database), directories))
+}
+
+/// Pool modes of users that have one of their own.
+pub(super) fn modes(config: &Config) -> HashMap<String, PoolMode> {
+    config.users.iter().filter_map(|(name, user)| Some((name.clone(), user.pool_mode?))).collect()
+}
+
+/// The map that is served.
+fn served(map: &Arc<ShardMap>, home: &str) -> Arc<ShardMap> {
+    match &*map.database {
+        wildcard::NAME => wildcard::instance(map, home),
+        _ => map.clone(),
     }
 }
 
@@ -384,6 +447,11 @@ fn check_shards(config: &Config, accepted: &[Accepted]) -> Result<()> {
         let Some(database) = config.databases.get(&*new.name) else { continue };
         for shard in database.shards.keys().filter(|shard| !has(&new.map, shard)) {
             unknown.push(format!("[database.{}.shard.{shard}]: the shard map has no such shard", new.name));
+        }
+        if &*new.name == wildcard::NAME
+            && let Err(message) = wildcard::check(&new.map)
+        {
+            unknown.push(message);
         }
         if let Err(message) = Lookup::shard(&database.lookup, &new.map) {
             unknown.push(format!("[database.{}] {message}", new.name));

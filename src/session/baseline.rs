@@ -249,7 +249,7 @@ pub fn start_settings(parameters: &[(String, String)]) -> Result<Settings> {
 }
 
 /// `-c name=value`, `-cname=value`, `--name=value`; a backslash takes the next character as it is.
-fn options(text: &str) -> Result<Vec<(String, String)>> {
+pub(super) fn options(text: &str) -> Result<Vec<(String, String)>> {
     let mut words = vec![String::new()];
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

@@ -550,10 +550,7 @@ fn end(s: &mut Session, commit: bool, chain: bool, voice: Option<Voice>) {
         s.txn.leaves(shard, chained);
         aside(s, shard, &text, voice.unwrap_or(Voice::Simple { ready: false }));
     }
-    // A chain goes on with the others that took part.
-    if !chain {
-        s.txn.ends_on(last);
-    }
+    s.txn.ends_on(last);
     match voice {
         Some(voice) => main(s, last, &text, voice, Some(effect)),
         None => {

@@ -78,6 +78,9 @@ crate::options! {
         /// when a link goes back to its pool: `transaction` at the end of each transaction, `session` when the client leaves,
         /// `statement` at the end of each statement, and BEGIN is refused. For sessions that begin from now on
         pool_mode: PoolMode = PoolMode::Transaction,
+        /// connections that replicate (`replication=database`, `replication=true`) are passed on to a server, each over a link of its
+        /// own: docs/replication.md
+        replication: bool = false,
         /// how long a statement waits for a link to a server before it fails with 53300
         checkout_timeout: Duration = Duration::from_secs(5),
         /// a client that has sent nothing for so long, outside a transaction, is disconnected with 57P05; 0: never
@@ -167,6 +170,11 @@ impl Database {
         if let Some(histograms) = of_shard {
             histograms[route as usize].record(time);
         }
+    }
+
+    /// An operator has paused or disabled it.
+    pub fn is_held(&self) -> bool {
+        self.backends.is_paused() || self.disabled.load(Ordering::Relaxed)
     }
 
     /// When links of a user's sessions go back to their pools.

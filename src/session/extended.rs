@@ -22,6 +22,7 @@ use crate::session::recall;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::simple::{calls_set_config, how, merged, planned_text, rows_of};
 use crate::session::statements::{Identity, Kept, Prepared, Statements};
+use crate::session::vacate;
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::lex::Lexer;
@@ -497,8 +498,21 @@ async fn routed(
                 s.database.fetch(&snapshot.map, keyspace, &key).await?;
                 fetched.add(keyspace, key)?;
             }
-            route => return Ok((template, route)),
+            route => {
+                let unknown = matches!(route, Route::Reject(_)) && executes_nothing(s, prepared);
+                return Ok((template, if unknown { Route::Default } else { route }));
+            }
         }
+    }
+}
+
+/// An EXECUTE of a name that is none of the session's: any server says so, when it is run.
+fn executes_nothing(s: &Session, prepared: &Prepared) -> bool {
+    match &prepared.template.class {
+        Class::Execute(name) => {
+            prepared.original.is_none() && s.extended.prepared(&Name::from_slice(name.as_bytes())).is_none()
+        }
+        _ => false,
     }
 }
 
@@ -556,6 +570,9 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         let (text, piece) = (prepared.text.clone(), prepared.scan.pieces[0].clone());
         oids::copy_fits(s, shard, &text, &piece, &snapshot).await?;
     }
+    let wanted =
+        s.extended.prepared(&name).and_then(|p| vacate::wanted(&template, &p.text, p.scan.pieces.first()?));
+    vacate::before(s, shard, wanted).await?;
     let part = match makes {
         Some(_) => Enlist::default(),
         None => how(&template, rows.is_some()),
@@ -568,6 +585,14 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     send_deferred(s, Some(shard), &snapshot).await?;
     ensure(s, shard, &name)?;
     check_columns(s, shard, &name, &snapshot).await?;
+    if let Some(target) = s.extended.prepared(&name).and_then(|p| p.executes.as_ref()).map(|e| e.target()) {
+        let checked = check_columns(s, shard, &target, &snapshot).await;
+        if let Err(Trouble::Error(_)) = checked {
+            // a server looks at what is executed when it is described or run
+            s.run.local(backend::bind_complete);
+        }
+        checked?;
+    }
     if s.run.skipping {
         return Ok(());
     }
@@ -690,7 +715,10 @@ pub(super) fn describing(s: &Session, prepared: &Prepared, snapshot: &Snapshot) 
             return route;
         }
     }
-    prepared.template.describe_route(snapshot)
+    match prepared.template.describe_route(snapshot) {
+        Route::Reject(_) if executes_nothing(s, prepared) => Route::Default,
+        route => route,
+    }
 }
 
 /// Where a statement is described: a link that is at hand, if the plan does not say otherwise.
@@ -721,9 +749,29 @@ fn make_room(link: &mut crate::backend::link::Link, run: &mut crate::exec::Run, 
     run.push(Pending::swallowed(shard, Expect::Close));
 }
 
+/// What a server analyses among tables that only this session's open block has seen is none of other sessions', whose
+/// statements of that number would be refused when the block is rolled back.
+fn keep_to_itself(s: &mut Session, shard: ShardId, name: &Name) {
+    if !s.schema_dirty || name.is_empty() {
+        return;
+    }
+    let Some(prepared) = s.extended.statements.get_mut(name) else { return };
+    let Some(p) = s.txn.participant(shard) else { return };
+    if p.link_ref().statements.get(&prepared.server_name) != Some(&prepared.number) {
+        (prepared.number, prepared.server_name) = unshared(&s.database.statements);
+        prepared.origin = None;
+    }
+}
+
 /// Makes sure that the link has the statement.
 pub(super) fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
     ensure_target(s, shard, name)?;
+    keep_to_itself(s, shard, name);
+    ensure_named(s, shard, name)
+}
+
+/// The same under the name that it has.
+fn ensure_named(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
     let translation = s.translation(shard);
     let Some(prepared) = s.extended.statements.get(name) else { return Ok(()) };
     let Some(p) = s.txn.participant(shard) else { return Ok(()) };
@@ -756,7 +804,12 @@ pub(super) fn ensure(s: &mut Session, shard: ShardId, name: &Name) -> Result<()>
 /// later, after a change of tables, must not answer with others.
 ///
 /// Errors: 0A000, as a server that has prepared it before.
-async fn check_columns(s: &mut Session, shard: ShardId, name: &Name, snapshot: &Snapshot) -> Served<()> {
+pub(super) async fn check_columns(
+    s: &mut Session,
+    shard: ShardId,
+    name: &Name,
+    snapshot: &Snapshot,
+) -> Served<()> {
     let Some(prepared) = s.extended.statements.get(name) else { return Ok(()) };
     let told_at = prepared.described.told_at.load(Ordering::Relaxed);
     if told_at == 0 {
@@ -773,16 +826,38 @@ async fn check_columns(s: &mut Session, shard: ShardId, name: &Name, snapshot: &
     let (told, now) = (told.clone(), Described::default());
     let asked = s.database.statements.fresh();
     frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
+    let in_group = s.extended.group.contains(&shard);
+    if !in_group {
+        frontend::sync(&mut p.link().output);
+        p.link().outstanding += 1;
+    }
     let mut pending = Pending::swallowed(shard, Expect::DescribeStatement);
     pending.described = Some(now.clone());
     pending.pupil = pupil.map(|pupil| pupil.asked(asked));
     s.run.push(pending);
-    s.drain().await?;
+    let errors = s.run.errors;
+    if in_group {
+        s.drain().await?;
+    } else {
+        s.run.push(Pending::swallowed(shard, Expect::Sync));
+        // another link would lack what this one has just been told
+        s.txn.keep(shard, true);
+        let drained = s.drain().await;
+        s.txn.keep(shard, false);
+        drained?;
+        if s.run.errors != errors {
+            s.txn.release(shard);
+            return Err(Trouble::Told);
+        }
+    }
     if told.agrees(&now) {
         told.told_at.store(asked, Ordering::Relaxed);
         return Ok(());
     }
     s.database.statements.renew();
+    if !in_group {
+        s.txn.release(shard);
+    }
     Err(Error::unsupported("cached plan must not change result type")
         .hint("Prepare the statement again.")
         .into())
@@ -796,7 +871,8 @@ fn ensure_target(s: &mut Session, shard: ShardId, name: &Name) -> Result<()> {
     let target = executes.target();
     match &target == name {
         true => Err(Error::unsupported("a statement that executes itself")),
-        false => ensure(s, shard, &target),
+        // its name is in the text already
+        false => ensure_named(s, shard, &target),
     }
 }
 

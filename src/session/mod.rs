@@ -27,6 +27,7 @@
 //!   A session whose link goes with such state ends, because its names would mean other tables.
 //! - LISTEN keeps no link: pgweir listens for all sessions ([`backend::listener`](crate::backend::listener)), and a session hears
 //!   what it has asked for between its transactions ([`exec::hearing`](crate::exec::hearing)).
+//! - A connection that replicates is passed on to one server, and not looked into ([`replication`]).
 //!
 //! **Where to look when it breaks.** Replies out of order or missing: the queue in [`exec`](crate::exec) holds one entry for
 //! each message sent. A setting that vanished: [`txn::settings`](crate::txn::settings). A statement on the wrong shard:
@@ -43,6 +44,7 @@ mod copy;
 pub mod database;
 mod desk;
 mod extended;
+mod function;
 mod holdings;
 mod listen;
 mod oids;
@@ -50,6 +52,7 @@ mod portals;
 mod prepare;
 mod recall;
 pub mod registry;
+pub mod replication;
 pub mod run;
 mod simple;
 pub mod startup;
@@ -57,6 +60,7 @@ mod statements;
 
 pub mod tls;
 mod turn;
+mod vacate;
 
 use crate::backend::stream::Stream;
 use bytes::BytesMut;
@@ -74,6 +78,8 @@ pub struct Greeted {
     /// start-up parameters other than user, database, replication: application_name, client_encoding, options ...
     pub parameters: Vec<(String, String)>,
     pub peer: String,
+    /// what it wants to replicate, if it does
+    pub replication: Option<replication::Kind>,
 }
 
 /// How long the process is going to live, as sessions need to know it.

@@ -20,8 +20,9 @@ use crate::sql::facts::SessionEffect;
 use crate::sql::prepare::{self, Argument, Execute, Inside, OTHER_TYPE};
 use crate::sql::scan::Scan;
 use crate::txn::{aborted, inject};
+use crate::wire::frontend::{self, Target};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The text between the name of a PREPARE and the statement inside.
 pub type Head = Box<str>;
@@ -191,6 +192,23 @@ pub(super) async fn declare(
         Voice::Extended => Voice::Extended,
     };
     control::main(s, shard, text, unready, None);
+    // What it returns now it has to return whenever it is executed, as on one server.
+    let described = prepared.described.clone();
+    described.told_at.store(s.database.statements.fresh(), Ordering::Relaxed);
+    if let Some(p) = s.txn.participant(shard) {
+        let link = p.link();
+        frontend::describe(&mut link.output, Target::Statement, name.as_bytes());
+        if matches!(voice, Voice::Simple { .. }) {
+            frontend::sync(&mut link.output);
+            link.outstanding += 1;
+        }
+    }
+    let mut pending = Pending::new(shard, Expect::DescribeStatement).show(Show::Silent);
+    pending.described = Some(described);
+    s.run.push(pending);
+    if matches!(voice, Voice::Simple { .. }) {
+        s.run.push(Pending::new(shard, Expect::Sync).show(Show::Silent));
+    }
     control::aside(s, shard, &format!("DEALLOCATE {}", &text[parts.name]), unready);
     s.drain().await?;
     if s.run.errors == errors {
@@ -236,6 +254,7 @@ pub(super) async fn run(
     let waiting = |s: &mut Session| s.txn.participant(shard).map(|p| (p.link().output.len(), p.began));
     let before = waiting(s);
     extended::ensure(s, shard, &key)?;
+    extended::check_columns(s, shard, &key, snapshot).await?;
     if let (Some((before, false)), Some((after, _))) = (before, waiting(s))
         && after > before
     {

@@ -1,5 +1,6 @@
 //! The one loop of a session.
 
+use crate::backend::pool::Guest;
 use crate::error::{Error, Result, SqlState};
 use crate::exec::{Run, Sink};
 use crate::limits::lodge::Lodged;
@@ -14,7 +15,7 @@ use crate::session::desk::Scanned;
 use crate::session::extended::Extended;
 use crate::session::registry::{Entry, Registration, Registry};
 use crate::session::turn::Turn;
-use crate::session::{Greeted, Shutdown, control, copy, extended, holdings, listen, simple};
+use crate::session::{Greeted, Shutdown, control, copy, extended, function, holdings, listen, simple};
 use crate::shards::ShardId;
 use crate::sql::scan::Hints;
 use crate::txn::{Block, Effect, Sequences, Txn, aborted};
@@ -78,6 +79,8 @@ pub struct Session {
     limits: Limits,
     /// what wakes the session's task, as the registry has it
     bell: Option<Waker>,
+    /// counted among those who use its servers
+    _guest: Guest,
 }
 
 /// What a [`Reading`] depends on.
@@ -129,7 +132,8 @@ pub async fn begin(
     registration: &Registration,
     memory: &Arc<Memory>,
 ) -> Option<Box<Session>> {
-    let Greeted { stream, input, user, protocol, parameters, peer } = greeted;
+    let Greeted { stream, input, user, protocol, parameters, peer, replication: _ } = greeted;
+    let guest = database.backends.enter();
     let entry = registration.entry.clone();
     let mut client = Client::new(stream, input, memory.claim());
     let baseline = match baseline::start_settings(&parameters) {
@@ -182,6 +186,7 @@ pub async fn begin(
         clock: Clock::default(),
         limits: Limits::CLIENT.with_largest(largest),
         bell: None,
+        _guest: guest,
         user,
         database,
     });
@@ -210,7 +215,7 @@ pub async fn serve(mut session: Box<Session>, registration: Registration) {
 }
 
 /// Says why, and closes.
-async fn refuse(client: &mut Client, e: &Error) {
+pub(super) async fn refuse(client: &mut Client, e: &Error) {
     backend::error(client.put(), e);
     let told = async {
         poll_fn(|cx| client.poll_flush(cx)).await?;
@@ -365,7 +370,7 @@ impl Session {
             b'c' | b'f' => copy::end(self, len).await,
             // after a COPY that failed the client's data is still on its way
             b'd' => Ok(()),
-            b'F' => simple::function_call(self, len, refusal).await,
+            b'F' => function::call(self, len, refusal).await,
             b'X' => Err(Gone::Client),
             _ => Err(Gone::Fatal(Error::protocol(format!("invalid frontend message type {tag}")))),
         };

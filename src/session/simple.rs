@@ -13,7 +13,7 @@ use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::{extended, holdings, listen, oids, prepare};
+use crate::session::{extended, holdings, listen, oids, prepare, vacate};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::facts::SessionEffect;
@@ -85,64 +85,9 @@ pub(super) async fn query(s: &mut Session, len: usize, refusal: Option<Error>) -
 }
 
 /// An error of pgweir's own: told to the client, and the block fails as it would on a server.
-fn fail(s: &mut Session, e: &Error) {
+pub(super) fn fail(s: &mut Session, e: &Error) {
     s.tell(e);
     s.txn.fail();
-}
-
-/// Functions of large objects (pg_proc.dat), for which clients' libraries use FunctionCall. They leave nothing in a session.
-const LARGE_OBJECTS: &[u32] =
-    &[715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
-
-/// The function that a FunctionCall names.
-fn function_called(body: &[u8]) -> Option<u32> {
-    body.first_chunk().map(|oid| u32::from_be_bytes(*oid))
-}
-
-/// FunctionCall: the function is named by an OID, its arguments say nothing of keys.
-pub(super) async fn function_call(s: &mut Session, len: usize, refusal: Option<Error>) -> Result<(), Gone> {
-    s.drain().await?;
-    s.txn.next_flight();
-    let outcome = async {
-        if let Some(e) = refusal {
-            return Err(e.into());
-        }
-        let snapshot = s.refresh()?;
-        if s.txn.failed() {
-            return Err(aborted().into());
-        }
-        if snapshot.map.shards.len() > 1 {
-            return Err(Error::unsupported("a FunctionCall message cannot be routed over several shards")
-                .hint("Call the function with SELECT.")
-                .into());
-        }
-        let shard = snapshot.map.default_shard;
-        let pins = match function_called(&s.client.input[HEADER..len]) {
-            Some(oid) if LARGE_OBJECTS.contains(&oid) => Pins::NONE,
-            _ => Pins::CODE,
-        };
-        let sequences = if pins.is_empty() { Sequences::Untouched } else { Sequences::Both };
-        s.enlist(shard, Enlist { writes: true, reads: true, sequences, ..Enlist::default() }, &snapshot)
-            .await?;
-        s.txn.pin(shard, pins);
-        s.barrier = true;
-        forward(s, shard, len, Pending::new(shard, Expect::Query).writes(true));
-        Ok(())
-    }
-    .await;
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(Trouble::Gone(gone)) => Err(gone),
-        Err(Trouble::Error(e)) => {
-            fail(s, &e);
-            s.run.ready();
-            Ok(())
-        }
-        Err(Trouble::Told) => {
-            s.run.ready();
-            Ok(())
-        }
-    }
 }
 
 async fn serve(s: &mut Session, len: usize) -> Served<()> {
@@ -332,6 +277,8 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     let shard = s.remembers(&template, shard)?;
     s.extended.may_declare(&template, shard, &s.txn)?;
     copy_fits(s, len, 0, &template, shard, snapshot).await?;
+    let wanted = vacate::wanted(&template, text_of(s, len)?, &s.scan.pieces[0]);
+    vacate::before(s, shard, wanted).await?;
     // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.
     s.barrier |= s.enlist(shard, how(&template, rows.is_some()), snapshot).await? > 0;
     s.extended.declared(&template, shard);
@@ -470,7 +417,7 @@ async fn after(s: &mut Session, template: &Template) -> Served<()> {
 }
 
 /// Sends the message at the front as it came.
-fn forward(s: &mut Session, shard: ShardId, len: usize, pending: Pending) {
+pub(super) fn forward(s: &mut Session, shard: ShardId, len: usize, pending: Pending) {
     if let Some(p) = s.txn.participant(shard) {
         let link = p.link();
         // a simple message destroys the unnamed statement (manual, "Simple Query")

@@ -17,10 +17,11 @@ use crate::limits::failures::Failures;
 use crate::session::auth::rules::{Origin, Rules};
 use crate::session::auth::{self, Users};
 use crate::session::database::Database;
-use crate::session::{Greeted, certificate, tls};
+use crate::session::{Greeted, certificate, replication, tls};
 use crate::wire::frame::{self, Header, Limits, MAX_SHORT};
 use crate::wire::{backend as reply, startup};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -33,6 +34,14 @@ use tokio_rustls::TlsStream;
 
 /// Logical databases by name.
 pub type Databases = HashMap<Arc<str>, Arc<Database>>;
+
+/// Databases that are not listed, made when a client asks for one.
+pub trait Wildcard: Send + Sync + std::fmt::Debug {
+    /// Where users of all of them are looked up.
+    fn home(&self) -> Arc<Database>;
+    /// The one of that name. Errors: 3D000 when the server has none; 53300 when there are too many; 57P03 when that cannot be known.
+    fn database<'a>(&'a self, name: &'a Arc<str>) -> BoxFuture<'a, Result<Arc<Database>>>;
+}
 
 /// The console's names; a database of the configuration that is called so hides it.
 const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -52,6 +61,8 @@ pub struct Door {
     /// passwords in the clear may come without TLS
     pub allow_cleartext: bool,
     pub databases: Arc<Databases>,
+    /// where databases come from that are not among these
+    pub wildcard: Option<Arc<dyn Wildcard>>,
     /// one permit per session; closed when pgweir is stopping
     pub admission: Arc<Semaphore>,
     /// sessions by user and address; kept over reloads
@@ -64,12 +75,14 @@ pub struct Door {
     pub deadline: Duration,
 }
 
-/// How many sessions each may have at once; 0: no limit.
+/// What each may have: sessions at once (0: no limit), connections that replicate.
 #[derive(Debug, Clone, Default)]
 pub struct Allowances {
     pub per_address: usize,
     /// those of users that have one
     pub users: HashMap<String, usize>,
+    /// whether connections that replicate are passed on, for users for whom that is said
+    pub replication: HashMap<String, bool>,
 }
 
 /// A session's right to be there, for as long as it lives.
@@ -143,6 +156,7 @@ pub async fn greet(stream: Stream, peer: String, door: &Door, spoke: impl FnOnce
                 protocol: login.protocol,
                 parameters: login.parameters,
                 peer,
+                replication: login.replication,
             };
             match room {
                 Room::Session(database) => Arrival::Session { greeted, database, permit },
@@ -261,9 +275,7 @@ struct Login {
     user: Arc<str>,
     database: Arc<str>,
     protocol: u32,
-    replication: bool,
-    /// it replicates the whole server, and names no database
-    physical: bool,
+    replication: Option<replication::Kind>,
     /// to be sent before anything else
     negotiation: BytesMut,
     parameters: Vec<(String, String)>,
@@ -402,10 +414,8 @@ impl Login {
             _ => user.clone(),
         };
         let replication = match packet.parameter("replication") {
-            None => false,
-            Some(value) => {
-                !matches!(&value.to_ascii_lowercase()[..], b"false" | b"off" | b"no" | b"0" | b"f" | b"n")
-            }
+            None => None,
+            Some(value) => replication::Kind::parse(value)?,
         };
         let mut parameters = Vec::new();
         for (name, value) in &packet.parameters {
@@ -423,7 +433,6 @@ impl Login {
             database: database.into(),
             protocol: packet.protocol(),
             replication,
-            physical: replication && packet.parameter("replication") != Some(b"database"),
             negotiation,
             parameters,
         })
@@ -432,7 +441,9 @@ impl Login {
 
 /// Everything between the start-up packet and AuthenticationOk.
 async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(Room, Permit), Stop> {
-    let console = CONSOLE.contains(&&*login.database) && !door.databases.contains_key(&login.database);
+    let physical = login.replication == Some(replication::Kind::Physical);
+    let console =
+        CONSOLE.contains(&&*login.database) && !door.databases.contains_key(&login.database) && !physical;
     let admission = if console { &door.console } else { &door.admission };
     let seat = match admission.clone().try_acquire_owned() {
         Ok(seat) => seat,
@@ -462,16 +473,22 @@ async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(R
         channel.flush().await?;
     }
     check_encryption(&channel.stream, door, &login.user)?;
-    let named = door.databases.get(&login.database);
+    let named = match physical {
+        true => replication::database_meant(&door.databases, &login.database, &login.parameters),
+        false => door.databases.get(&login.database),
+    };
+    let home = door.wildcard.as_ref().filter(|_| named.is_none() && !console).map(|w| w.home());
     let origin = Origin { address: channel.stream.peer_address(), tls: channel.stream.is_tls() };
-    let asked = Some(&*login.database).filter(|_| !login.physical);
+    let asked = Some(&*login.database).filter(|_| !physical);
     let rule = door.rules.find(&origin, asked, &login.user)?;
-    let applicant = auth::Applicant { user: &login.user, origin, rule, database: named };
+    let applicant = auth::Applicant { user: &login.user, origin, rule, database: named.or(home.as_ref()) };
     let proof = auth::authenticate(channel, &applicant, door).await?;
-    if login.replication {
-        return Err(Error::unsupported("replication connections are not served by pgweir")
-            .hint("Connect to one of the shards' servers.")
-            .into());
+    if login.replication.is_some() {
+        let own = door.allowances.replication.get(&*login.user).copied();
+        let lets = |database: &Arc<Database>| own.unwrap_or_else(|| database.options().replication);
+        if console || own == Some(false) || !named.or(home.as_ref()).is_none_or(lets) {
+            return Err(replication::refused().into());
+        }
     }
     if console {
         let listed = |names: &[String]| names.iter().any(|name| **name == *login.user);
@@ -486,7 +503,18 @@ async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(R
         channel.flush().await?;
         return Ok((Room::Console { admin }, permit));
     }
-    let Some(database) = named else {
+    let made = match &door.wildcard {
+        Some(_) if physical => home,
+        Some(wildcard) if named.is_none() => Some(wildcard.database(&login.database).await?),
+        _ => None,
+    };
+    let Some(database) = named.or(made.as_ref()) else {
+        if physical {
+            let message = "it is not said which database's server is to be replicated";
+            return Err(Error::client(SqlState::INVALID_CATALOG_NAME, message)
+                .hint("Say it in the start-up options: -c pgweir.database=NAME.")
+                .into());
+        }
         let message = format!("database \"{}\" does not exist", login.database);
         return Err(Error::client(SqlState::INVALID_CATALOG_NAME, message).into());
     };

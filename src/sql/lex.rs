@@ -21,7 +21,7 @@ pub enum Kind {
     Word,
     /// "..."
     Quoted,
-    /// U&"..."
+    /// U&"...", and UESCAPE behind it
     UnicodeQuoted,
     /// U&'...'
     UnicodeString,
@@ -84,9 +84,92 @@ impl Token {
                 };
                 Some(truncate_name(name))
             }
+            Kind::UnicodeQuoted => {
+                let name = unicode_name(self.text(text), text.get(self.end as usize..)?)?;
+                Some(truncate_name(Cow::Owned(name)))
+            }
             _ => None,
         }
     }
+}
+
+/// How many bytes of what stands behind U&"..." belong to it: ` UESCAPE '!'`.
+fn uescape(behind: &[u8]) -> usize {
+    const WORD: &[u8] = b"uescape";
+    let spaces = |b: &[u8]| b.iter().take_while(|b| b.is_ascii_whitespace()).count();
+    let first = spaces(behind);
+    let rest = &behind[first..];
+    if !rest.get(..WORD.len()).is_some_and(|w| w.eq_ignore_ascii_case(WORD)) {
+        return 0;
+    }
+    let second = WORD.len() + spaces(&rest[WORD.len()..]);
+    match rest.get(second..second + 3) {
+        Some([b'\'', escape, b'\'']) if escape.is_ascii() => first + second + 3,
+        _ => 0,
+    }
+}
+
+/// The name that U&"..." stands for (manual, "Identifiers with Unicode Escapes"). `behind`: what follows in the text.
+/// `None`: none that a server would take, or none that is understood here.
+fn unicode_name(raw: &str, behind: &str) -> Option<String> {
+    let inside = raw.get(3..)?;
+    let mut end = None;
+    let mut quotes = inside.match_indices('"').map(|(at, _)| at).peekable();
+    while let Some(at) = quotes.next() {
+        if quotes.next_if_eq(&(at + 1)).is_none() {
+            end = Some(at);
+            break;
+        }
+    }
+    let (inside, clause) = (&inside[..end?], inside[end? + 1..].trim_start());
+    let escape = match clause.get(clause.len().saturating_sub(2)..clause.len().saturating_sub(1)) {
+        // a comment may hide the clause
+        None | Some("") if ["--", "/*"].iter().any(|c| behind.trim_start().starts_with(c)) => return None,
+        None | Some("")
+            if behind.trim_start().get(..7).is_some_and(|w| w.eq_ignore_ascii_case("uescape")) =>
+        {
+            return None;
+        }
+        None | Some("") => '\\',
+        Some(escape) => escape.chars().next()?,
+    };
+    if escape.is_ascii_hexdigit() || escape.is_whitespace() || "+'\"".contains(escape) {
+        return None;
+    }
+    let mut name = String::new();
+    let mut high = None;
+    let mut chars = inside.chars();
+    while let Some(c) = chars.next() {
+        let mut unit = u32::from(c);
+        let mut escaped = false;
+        if c == '"' {
+            // doubled
+            chars.next();
+        } else if c == escape {
+            let rest = chars.as_str();
+            if rest.starts_with(escape) {
+                chars.next();
+            } else {
+                let (from, digits) = if rest.starts_with('+') { (1, 6) } else { (0, 4) };
+                let hex = rest.get(from..from + digits)?;
+                if !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    return None;
+                }
+                unit = u32::from_str_radix(hex, 16).ok()?;
+                escaped = true;
+                chars = rest[from + digits..].chars();
+            }
+        }
+        match (high.take(), unit) {
+            (None, 0xD800..=0xDBFF) if escaped => high = Some(unit),
+            (Some(high), 0xDC00..=0xDFFF) if escaped => {
+                name.push(char::from_u32(0x10000 + ((high & 0x3FF) << 10) + (unit & 0x3FF))?);
+            }
+            (Some(_), _) | (None, 0) => return None,
+            (None, unit) => name.push(char::from_u32(unit)?),
+        }
+    }
+    (high.is_none() && !name.is_empty()).then_some(name)
 }
 
 /// An unquoted identifier as Postgres stores it in a multi-byte encoding: only ASCII letters are folded.
@@ -319,7 +402,10 @@ impl<'a> Lexer<'a> {
         let letter = bytes[start] | 0x20;
         if bytes[start + 1] == b'&' {
             return match (letter, bytes.get(start + 2)) {
-                (b'u', Some(b'"')) => Ok((Kind::UnicodeQuoted, quoted_end(bytes, start, start + 2)?)),
+                (b'u', Some(b'"')) => {
+                    let end = quoted_end(bytes, start, start + 2)?;
+                    Ok((Kind::UnicodeQuoted, end + uescape(&bytes[end..])))
+                }
                 (b'u', Some(b'\'')) => {
                     let end = self.parts(start, start + 2, "quoted string", standard_end)?;
                     Ok((Kind::UnicodeString, end))
@@ -754,4 +840,38 @@ fn unescape(inside: &[u8], escapes: bool, value: &mut Vec<u8>) -> Option<()> {
     }
     // a NUL, like an odd surrogate, is refused by the server
     (high_surrogate.is_none() && !value.contains(&0)).then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_unicode_escapes_are_read() {
+        let name = |text: &str| {
+            let mut lexer = Lexer::new(text, true);
+            let token = lexer.next_token().ok().flatten().expect("a token");
+            let whole = token.end as usize == text.trim_end_matches(" x").len();
+            token.name(text).map(|n| (n.into_owned(), whole))
+        };
+        let is = |text: &str, want: &str| assert_eq!(name(text), Some((want.to_owned(), true)), "{text}");
+        is(r#"U&"d\0061t\+000061""#, "data");
+        is(r#"u&"A""b\\c""#, "A\"b\\c");
+        is(r#"U&"d!0061t!!" UESCAPE '!' x"#, "dat!");
+        is(r#"U&"d!0061t"uescape  '!'"#, "dat");
+        is(r#"U&"\D83D\DE00""#, "\u{1F600}");
+        is(r#"U&"plain" x"#, "plain");
+        for none in [
+            r#"U&"\00""#,
+            r#"U&"\xyzw""#,
+            r#"U&"\D83D""#,
+            r#"U&"\0000""#,
+            r#"U&"""#,
+            r#"U&"a" UESCAPE '+'"#,
+            r#"U&"a" /* UESCAPE */ UESCAPE '!'"#,
+            r#"U&"a" UESCAPE /**/ '!'"#,
+        ] {
+            assert_eq!(name(none), None, "{none}");
+        }
+    }
 }

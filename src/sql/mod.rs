@@ -48,6 +48,7 @@
 
 pub mod analyse;
 pub mod class;
+pub mod databases;
 pub mod ddl;
 pub mod desugar;
 pub mod facts;

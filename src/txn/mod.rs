@@ -906,6 +906,12 @@ impl Txn {
         if self.ending == Some(shard) {
             self.ending = None;
             self.end(false, false);
+            // With AND CHAIN the others are in the next block already, which is not going to be.
+            while let Some(at) = self.participants.iter().position(|p| p.link_ref().status != b'I') {
+                let p = self.participants.remove(at);
+                self.running.ends(&p.link_ref().cancel);
+                self.bereft |= p.link_ref().pinned;
+            }
         } else if took_part {
             self.fail();
         }

@@ -1,7 +1,7 @@
 //! Opening one link.
 
 use super::Pool;
-use crate::backend::backends::application;
+use crate::backend::backends::introduction;
 use crate::backend::quota::Place;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,7 +35,7 @@ impl Attempt {
         }
         let pool = self.pool.clone();
         let identity = pool.credentials.of(&pool.client, &pool.shard.name);
-        let outcome = pool.shard.open(&pool.connector, &identity, application(&pool.client)).await;
+        let outcome = pool.shard.open(&pool.connector, &identity, introduction(&pool.client)).await;
         self.counted = false;
         match outcome {
             Ok(mut link) => {

@@ -200,7 +200,8 @@ impl Rule {
     fn everybody(method: Method) -> Rule {
         Rule {
             connection: Connection::Any,
-            databases: vec![Name::All],
+            // `all` leaves out who replicates a whole server
+            databases: vec![Name::All, Name::Replication],
             users: vec![Name::All],
             networks: vec![Network::All],
             method,

@@ -25,6 +25,8 @@ crate::options! {
         /// links that the user may have at once, on all shards and databases together, instead of `[server] max_user_connections`.
         /// Users who are one user on the servers (`server_user`) count as that one
         max_user_connections: Option<usize> = None,
+        /// instead of the databases' `replication`
+        replication: Option<bool> = None,
         /// instead of the databases' `pool_mode`
         pool_mode: Option<PoolMode> = None,
     }
