@@ -550,7 +550,7 @@ fn end(s: &mut Session, commit: bool, chain: bool, voice: Option<Voice>) {
         s.txn.leaves(shard, chained);
         aside(s, shard, &text, voice.unwrap_or(Voice::Simple { ready: false }));
     }
-    s.txn.ends_on(last);
+    s.txn.ends_on(last, chain);
     match voice {
         Some(voice) => main(s, last, &text, voice, Some(effect)),
         None => {

@@ -223,7 +223,7 @@ pub struct Txn {
     /// a link went that held state of this session
     bereft: bool,
     /// the link on which the block's end was sent, until it has answered: whatever it answers, the block is over
-    ending: Option<ShardId>,
+    ending: Option<(ShardId, bool)>,
     /// number of what is sent now: one for each simple message, and for all up to a Sync
     flight: u64,
     blocks: u64,
@@ -433,8 +433,9 @@ impl Txn {
     }
 
     /// COMMIT or ROLLBACK of the block is sent there, and nothing else is under way.
-    pub fn ends_on(&mut self, shard: ShardId) {
-        self.ending = Some(shard);
+    /// `chain`: others that take part are in the next one already.
+    pub fn ends_on(&mut self, shard: ShardId, chain: bool) {
+        self.ending = Some((shard, chain));
     }
 
     /// An error reached the client. Inside a block nothing more is accepted.
@@ -792,7 +793,7 @@ impl Txn {
         let outside = self.block == Block::None && status == b'I';
         let lasting = if outside { self.journal.lasting(&self.settings) } else { Settings::default() };
         let entries = self.journal.len();
-        if self.ending == Some(shard) {
+        if self.ending.is_some_and(|(last, _)| last == shard) {
             self.ending = None;
         }
         let p = &mut self.participants[at];
@@ -903,11 +904,14 @@ impl Txn {
         self.running.ends(&p.lease.cancel);
         let took_part = p.began;
         drop(p);
-        if self.ending == Some(shard) {
-            self.ending = None;
+        let ended = self.ending.take_if(|(last, _)| *last == shard);
+        let chain = ended.is_some_and(|(_, chain)| chain);
+        let owing = || self.participants.iter().any(|p| p.link_ref().outstanding > 0);
+        if ended.is_some() && !(chain && owing()) {
             self.end(false, false);
-            // With AND CHAIN the others are in the next block already, which is not going to be.
-            while let Some(at) = self.participants.iter().position(|p| p.link_ref().status != b'I') {
+            // The others are in the next block already, which is not going to be.
+            let chained = |p: &Participant| chain && p.link_ref().status != b'I';
+            while let Some(at) = self.participants.iter().position(chained) {
                 let p = self.participants.remove(at);
                 self.running.ends(&p.link_ref().cancel);
                 self.bereft |= p.link_ref().pinned;
