@@ -113,3 +113,65 @@ async fn a_link_keeps_a_bounded_number_of_statements() {
         ask(&mut w, "ALTER TABLE plain ADD COLUMN IF NOT EXISTS extra int");
     }
 }
+
+/// Tables change past pgweir, while links have the old statement and pgweir remembers it: who prepares it then and was told of no
+/// columns does not hear of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_prepares_after_a_change_past_the_proxy_is_not_refused() {
+    let h = one_shard("database.app.pool_size=2").await;
+    const INSERT: &str = "INSERT INTO plain (id, what) VALUES ($1, $2) RETURNING *";
+    let both = |w: &mut Wire, n: usize| {
+        let id = n.to_string();
+        let mut t = w.p("s", TEXT, &[]).p("i", INSERT, &[]).s().hear(1);
+        t.extend(w.b("", "i", &[Some(&id), Some("x")]).dp("").e("", 0).s().hear(1));
+        t.extend(w.b("", "s", &[]).dp("").e("", 0).h().messages(2));
+        t.extend(w.s().hear(1));
+        t
+    };
+    let kinds = ["ADD extra int DEFAULT 7", "ALTER extra TYPE text", "DROP extra", "RENAME what TO name"];
+    for (n, kind) in kinds.iter().enumerate() {
+        // both links have both
+        let mut before: Vec<Wire> = (0..2).map(|_| Wire::connect(&h.url(), &[]).unwrap()).collect();
+        for w in &mut before {
+            ask(w, "BEGIN");
+            w.p("s", TEXT, &[]).b("", "s", &[]).e("", 0).p("i", INSERT, &[]).ds("i").s().hear(1);
+        }
+        for w in &mut before {
+            ask(w, "ROLLBACK");
+            w.cs("s").cs("i").s().hear(1);
+        }
+        if *kind == "RENAME what TO name" {
+            break;
+        }
+        let change = format!("ALTER TABLE plain {kind}");
+        h.cluster.sql(0, &change).await.unwrap();
+        h.oracle.sql(0, &change).await.unwrap();
+        for turn in 0..3 {
+            let run = |url: &str| both(&mut Wire::connect(url, &[]).unwrap(), 10 * n + turn);
+            let (got, want) = (run(&h.url()), run(&h.oracle_url()));
+            assert_eq!(got, want, "{kind} {turn}: {}", h.log());
+        }
+        // in one flight, among others that wait for nothing
+        let run = |url: &str| {
+            let mut w = Wire::connect(url, &[]).unwrap();
+            w.p("s", TEXT, &[]).b("", "s", &[]).e("", 1).e("", 0).cp("").s();
+            w.b("", "s", &[]).dp("").e("", 0).s().hear(2)
+        };
+        assert_eq!(run(&h.url()), run(&h.oracle_url()), "{kind}");
+    }
+}
+
+/// Who has prepared a statement before tables changed is refused, as by one Postgres, although it was never run.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_prepared_before_a_change_is_refused() {
+    let h = one_shard("database.app.pool_size=1").await;
+    let run = |url: &str| {
+        let mut sessions: Vec<Wire> = (0..2).map(|_| Wire::connect(url, &[]).unwrap()).collect();
+        let mut t = prepare(&mut sessions[0]);
+        t.extend(sessions[1].p("s", TEXT, &[]).s().hear(1));
+        t.extend(ask(&mut sessions[0], "ALTER TABLE plain ADD extra int DEFAULT 7"));
+        t.extend(self::run(&mut sessions[1]));
+        t
+    };
+    assert_eq!(run(&h.url()), run(&h.oracle_url()));
+}

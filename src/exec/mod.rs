@@ -19,6 +19,9 @@
 //! session row by row ([`copy`]); the queue learns of it through [`reply::CopyNote`]: which CopyInResponse the client
 //! does not see, and which words stand for the server's echo of a CopyFail of ours.
 //!
+//! **A statement that is too old** for tables that have changed behind pgweir's back is prepared and bound again where no client can
+//! tell ([`replay`]).
+//!
 //! **Memory.** What servers have told of statements that sessions share is remembered ([`memory`]) as the reply comes by.
 //!
 //! **Notifications** that the session listens for are told between its transactions ([`hearing`]), and its own before the ReadyForQuery
@@ -34,6 +37,7 @@ mod lost;
 pub mod memory;
 mod oids;
 pub mod relay;
+pub mod replay;
 pub mod reply;
 
 use crate::catalog::oids::Translations;
@@ -97,6 +101,10 @@ pub struct Run {
     pub serving: bool,
     /// a server has refused a statement because tables have changed
     pub stale: bool,
+    /// a Bind that can be sent once more
+    pub replay: Option<Box<replay::Replay>>,
+    /// a statement that was, for whoever knows the time: the link, and the statement's number
+    pub prepared_again: Option<(crate::shards::ShardId, u64)>,
     /// why the session cannot go on although its links could
     pub deaf: Option<Error>,
     /// what is left of a message of the head's link whose beginning was handled: (bytes, forwarded or dropped)

@@ -343,8 +343,12 @@ impl Run {
                 self.replies.pop_front();
                 seen
             }
+            (Expect::Bind, b'2') => {
+                self.replies.pop_front();
+                self.taken();
+                seen
+            }
             (Expect::Injected, b'C' | b'I')
-            | (Expect::Bind, b'2')
             | (Expect::Close, b'3')
             | (Expect::DescribePortal, b'T' | b'n') => {
                 self.replies.pop_front();
@@ -446,6 +450,12 @@ impl Run {
             Ok(fields) => fields,
             Err(e) => return Verdict::Nonsense(e),
         };
+        let outdated = fields.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED
+            && fields.field(b'R') == Some(b"RevalidateCachedQuery");
+        let Some(Reply::Pending(head)) = self.replies.front() else { return Verdict::Drop };
+        if outdated && head.expect == Expect::Bind && self.play_again(from, txn) {
+            return Verdict::Drop;
+        }
         let Some(Reply::Pending(head)) = self.replies.front_mut() else { return Verdict::Drop };
         head.failed = true;
         if let Some(pupil) = head.pupil.take().filter(|_| head.expect == Expect::Parse) {
@@ -454,8 +464,7 @@ impl Run {
         if self.copy_in == Some(from) {
             self.copy_in = None;
         }
-        if fields.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED
-            && fields.field(b'R') == Some(b"RevalidateCachedQuery")
+        if outdated
             && let Some(p) = txn.participant(from)
             && !p.link_ref().pinned
         {

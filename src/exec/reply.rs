@@ -66,6 +66,8 @@ pub struct Description {
     pub columns: Mutex<Option<Box<[u32]>>>,
     /// of the columns' names and type modifiers; 0: nobody has told of them
     pub names: AtomicU64,
+    /// when the client has prepared it, see `Link::prepared_at`; 0: it has been bound, or is of this session alone
+    pub unbound: AtomicU64,
     /// when it was asked for, see `Link::prepared_at`
     pub told_at: AtomicU64,
 }

@@ -6,7 +6,8 @@
 //! changes the shard, what was sent is awaited first, so that nothing runs behind an error.
 
 use crate::error::{Error, Result, SqlState};
-use crate::exec::reply::{Described, Expect, ParseNote, Pending, Show};
+use crate::exec::replay::{self, Replay};
+use crate::exec::reply::{Described, Description, Expect, ParseNote, Pending, Show};
 use crate::limits::memory::Claim;
 use crate::plan::{Params, Route, Snapshot, Statement, Template};
 use crate::session::config::{self, Followed};
@@ -32,7 +33,7 @@ use crate::wire::backend;
 use crate::wire::encoding;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Target};
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -360,6 +361,7 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
             _ => return Err(aborted().into()),
         }
     }
+    let unbound = if origin.is_some() { s.database.statements.fresh() } else { 0 };
     let prepared = Prepared {
         server_name,
         number,
@@ -367,7 +369,7 @@ async fn parse(s: &mut Session, len: usize) -> Served<()> {
         original,
         encoding: encodings.client,
         types,
-        described: Default::default(),
+        described: Arc::new(Description { unbound: unbound.into(), ..Description::default() }),
         scan,
         template,
         reading_version: s.reading_version,
@@ -577,7 +579,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         Some(_) => Enlist::default(),
         None => how(&template, rows.is_some()),
     };
-    s.enlist(shard, part, &snapshot).await?;
+    let injected = s.enlist(shard, part, &snapshot).await?;
     if s.run.skipping {
         return Ok(());
     }
@@ -606,8 +608,22 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
     }
     let Some(prepared) = s.extended.statements.get(&name) else { return Err(no_statement(&name).into()) };
     let mut columns = None;
+    s.run.replay = None;
+    let mut unbound = prepared.described.unbound.load(Ordering::Relaxed);
+    if unbound > 0 {
+        prepared.described.unbound.store(0, Ordering::Relaxed);
+        let may_be_told = s.txn.in_block() || prepared.described.is_told();
+        if may_be_told || recall::key(s, prepared, &snapshot).is_none() {
+            unbound = 0;
+        }
+    }
     if let Some(p) = s.txn.participant(shard) {
         let link = p.link();
+        let first = unbound > 0
+            && injected == 0
+            && link.prepared_at.get(&prepared.number).is_some_and(|at| *at < unbound)
+            && link.output.is_empty()
+            && s.run.owing().is_empty();
         let frame = &s.client.input[..len];
         let start = link.output.len();
         if prepared.server_name.as_bytes() == &name[..] {
@@ -627,6 +643,20 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
             oids::change(&mut link.output, start, &holding, translation)?;
             let view = frontend::Bind::parse(&frame[HEADER..])?;
             columns = oids::columns(&view.result_formats, &prepared.described, translation);
+        }
+        if first && link.output.len() <= replay::LONGEST {
+            let mut parse = BytesMut::new();
+            let types = oids::declared(prepared, translation.as_deref())?;
+            let server_name = prepared.server_name.as_bytes();
+            frontend::parse(&mut parse, server_name, prepared.sent(), &types);
+            s.run.replay = Some(Box::new(Replay {
+                from: shard,
+                number: prepared.number,
+                note: note(prepared),
+                parse,
+                bytes: link.output.clone(),
+                synced: false,
+            }));
         }
     }
     if closes.is_some() {
@@ -687,6 +717,7 @@ async fn send_deferred(s: &mut Session, shard: Option<ShardId>, snapshot: &Arc<S
             continue;
         }
         let types = oids::declared(prepared, translation.as_deref())?;
+        s.run.replay = None;
         make_room(link, &mut s.run, on);
         frontend::parse(&mut link.output, prepared.server_name.as_bytes(), prepared.sent(), &types);
         link.prepares(prepared.server_name.clone(), prepared.number, s.database.statements.fresh());
@@ -955,6 +986,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
     send_deferred(s, Some(shard), &snapshot).await?;
     ensure(s, shard, &name)?;
     if let (Some(prepared), Some(p)) = (s.extended.statements.get(&name), s.txn.participant(shard)) {
+        s.run.replay = None;
         let asked = s.database.statements.fresh();
         prepared.described.told_at.store(asked, Ordering::Relaxed);
         frontend::describe(&mut p.link().output, Target::Statement, prepared.server_name.as_bytes());
@@ -995,6 +1027,10 @@ async fn to_portal(s: &mut Session, shard: ShardId, len: usize, name: &Name, pen
     }
     if let Some(p) = s.txn.participant(shard) {
         p.link().send(&s.client.input[..len]);
+    }
+    match pending.inside {
+        None => s.run.sent_behind(shard, &s.client.input[..len]),
+        Some(_) => s.run.replay = None,
     }
     s.run.push(pending);
     Ok(())
@@ -1179,10 +1215,17 @@ async fn end_group(s: &mut Session, show: Show) -> Result<(), Gone> {
         // no server has a say in it
         s.txn.settled();
     }
+    if undo || held.len() != 1 || s.barrier {
+        s.run.replay = None;
+    }
     for shard in &held {
         if let Some(p) = s.txn.participant(*shard) {
             frontend::sync(&mut p.link().output);
         }
+    }
+    if let Some(replay) = &mut s.run.replay {
+        frontend::sync(&mut replay.bytes);
+        replay.synced = true;
     }
     for shard in held.iter().filter(|h| Some(**h) != last) {
         s.run.push(Pending::swallowed(*shard, Expect::Sync));

@@ -358,6 +358,7 @@ impl Session {
             self.check_mode()?;
         }
         self.turn.message(tag, self.txn.in_block(), &self.entry);
+        self.run.receives(tag);
         self.run.serving = true;
         let done = match tag {
             // A client may have sent the Sync of its Execute before it knew that COPY data is wanted: the server
@@ -534,6 +535,11 @@ impl Session {
             self.run.poll(cx, &mut self.txn, &mut self.client)?;
             if std::mem::take(&mut self.run.stale) {
                 self.database.statements.renew();
+                if let Some((shard, number)) = self.run.prepared_again.take()
+                    && let Some(p) = self.txn.participant(shard)
+                {
+                    p.link().prepared_at.insert(number, self.database.statements.fresh());
+                }
             }
             if self.turn.is_on() && self.run.is_idle() && self.run.copy_in.is_none() {
                 let took = self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
