@@ -37,7 +37,8 @@ impl Tally {
     }
 }
 
-fn cell() -> usize {
+/// The calling thread's place among the cells of whatever is counted in several.
+pub fn cell() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static CELL: Cell<usize> = const { Cell::new(usize::MAX) });
     CELL.with(|c| {

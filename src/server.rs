@@ -7,18 +7,20 @@
 //! Lifecycle: `start` binds every address before it serves any, and loads every map before it binds, so that a wrong
 //! configuration never half starts. Shards need not be there: their catalogs are read by a task per database
 //! that goes on trying. A reload (SIGHUP, or a map file that changed) reads everything first and changes nothing when
-//! there is a single mistake. A drain closes the listeners, tells sessions through a watch, and waits for
-//! them up to `drain_timeout`; a second signal ends the wait.
+//! there is a single mistake. A drain closes the entrance ([`accept`]), tells sessions through a watch, and waits for
+//! them up to `drain_timeout`; a second signal ends the wait. Health and metrics are served to the end.
 //!
 //! May import config and the rooms. Where to look when it breaks: "not accepted" in [`Server::listen`], "not admitted" in
 //! `session::startup`, "reload refused" in [`House::reload`], "shard map not reloaded" and
 //! "schema not read" in `databases`.
 
+mod accept;
 mod console;
 mod databases;
 mod descriptors;
 mod peers;
 mod schema;
+mod settings;
 mod wildcard;
 
 use crate::admin::console::Averages;
@@ -38,16 +40,15 @@ use crate::session::registry::{Count, Registry, Who};
 use crate::session::startup::{self, Allowances, Arrival, Door, Operators, Wildcard as _};
 use crate::session::{Greeted, Shutdown, replication, run, tls};
 use crate::wire::startup::PROTOCOL_3_0;
-use arc_swap::ArcSwap;
+use accept::{Entrance, Listener, tcp_listener, unix_listener};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use databases::{Accepted, Hosted};
 use futures_util::future::join_all;
 use peers::Peers;
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
@@ -167,15 +168,17 @@ impl Signals {
 #[derive(Debug)]
 pub struct Server {
     house: Arc<House>,
-    /// accepting and background tasks; aborted by drop
+    /// background tasks; aborted by drop
     tasks: JoinSet<()>,
+    /// one for each listening socket
+    accepting: JoinSet<()>,
+    entrance: watch::Sender<Entrance>,
     addresses: Vec<Address>,
     admin: Option<SocketAddr>,
     /// takes cancel requests from other processes for as long as there are sessions
     peers: JoinSet<()>,
     /// nobody sends: it ends when the last session has dropped its sender
     sessions: mpsc::Receiver<()>,
-    sockets: Vec<SocketFile>,
     /// how an operator wants the process to end
     ending: mpsc::Receiver<Ending>,
 }
@@ -186,6 +189,8 @@ struct House {
     around: Surroundings,
     config: ArcSwap<Config>,
     door: ArcSwap<Door>,
+    /// the same for who comes too late, once there are such
+    closed: ArcSwapOption<Door>,
     hosted: Arc<Hosted>,
     registry: Arc<Registry>,
     shutdown: watch::Sender<Shutdown>,
@@ -221,6 +226,7 @@ impl Server {
             rules: Arc::new(rules(&config)?),
             failures: Arc::new(Failures::new(config.auth.failed_logins, config.auth.failed_login_pause)),
             allow_cleartext: config.auth.allow_cleartext,
+            lookup: databases.get(config.auth.lookup_database.as_str()).cloned(),
             databases: Arc::new(databases),
             wildcard: hosted.wildcard().map(|w| w as _),
             admission: Arc::new(Semaphore::new(config.server.max_clients.min(Semaphore::MAX_PERMITS))),
@@ -240,6 +246,7 @@ impl Server {
             around,
             startups: Arc::new(Semaphore::new(config.server.max_startups.min(Semaphore::MAX_PERMITS))),
             door: ArcSwap::from_pointee(door),
+            closed: ArcSwapOption::empty(),
             hosted,
             registry: Arc::new(Registry::of_peer(peers.as_ref().map_or(0, |peers| peers.number))),
             peers,
@@ -253,11 +260,12 @@ impl Server {
         let mut server = Server {
             house,
             tasks: JoinSet::new(),
+            accepting: JoinSet::new(),
+            entrance: watch::Sender::new(Entrance::Open),
             addresses: vec![],
             admin: None,
             peers: JoinSet::new(),
             sessions,
-            sockets: vec![],
             ending,
         };
         // Who connects at once should find a schema, if there is one to be had.
@@ -315,26 +323,34 @@ impl Server {
 
     /// Takes no more clients, and is ready when the last one has left.
     async fn deserted(&mut self) {
-        self.house.door.load().admission.close();
-        self.tasks.shutdown().await;
-        self.sockets.clear();
+        self.close_entrance().await;
         let _ = self.sessions.recv().await;
     }
 
-    /// Stops accepting, lets sessions end their transactions, and ends those that have not by the deadline or
+    /// Whoever is connected is taken in; newcomers are another process's, or are told that it is too late. Ready when that is so.
+    async fn close_entrance(&mut self) {
+        // Those who wait to be let in come in with what they have been promised, so their places stay open.
+        self.house.close_for_latecomers();
+        let shared = self.house.config.load().server.reuse_port;
+        self.entrance.send_replace(if shared { Entrance::HandedOver } else { Entrance::Closing });
+        if shared {
+            while self.accepting.join_next().await.is_some() {}
+        }
+    }
+
+    /// Takes no more clients, lets sessions end their transactions, and ends those that have not by the deadline or
     /// when `hurry` comes.
     pub async fn drain(mut self, hurry: impl Future<Output = ()>) {
         let timeout = self.house.config.load().server.drain_timeout;
         tracing::info!("stopping: {} sessions have {timeout:?} to end", self.house.registry.len());
-        self.house.door.load().admission.close();
-        self.tasks.shutdown().await;
-        self.sockets.clear();
+        self.close_entrance().await;
         self.house.announce(Shutdown::Draining);
         tokio::select! {
             _ = self.sessions.recv() => return tracing::info!("stopped: every session has ended"),
             _ = tokio::time::sleep(timeout) => tracing::warn!("the time to end is over"),
             _ = hurry => tracing::warn!("a second signal ends the wait"),
         }
+        self.house.door.load().admission.close();
         self.house.announce(Shutdown::Now);
         if tokio::time::timeout(LAST_WORDS, self.sessions.recv()).await.is_err() {
             tracing::warn!("stopped: {} sessions were cut off", self.house.registry.len());
@@ -358,18 +374,22 @@ impl Server {
                         let bound = listener.local_addr().map_err(|e| refuse(&e))?;
                         self.addresses
                             .push(Address::Tcp { host: bound.ip().to_string(), port: bound.port() });
-                        self.tasks.spawn(accept_tcp(listener, self.house.clone(), alive.clone()));
+                        self.admit(Listener::Tcp(listener), alive);
                     }
                 }
                 Address::Unix { folder, port } => {
-                    let (listener, file) = unix_listener(&folder, port, backlog).map_err(|e| refuse(&e))?;
-                    self.sockets.push(file);
+                    let listener = unix_listener(&folder, port, backlog).map_err(|e| refuse(&e))?;
                     self.addresses.push(Address::Unix { folder, port });
-                    self.tasks.spawn(accept_unix(listener, self.house.clone(), alive.clone()));
+                    self.admit(listener, alive);
                 }
             }
         }
         Ok(())
+    }
+
+    fn admit(&mut self, listener: Listener, alive: &mpsc::Sender<()>) {
+        let (house, alive, entrance) = (self.house.clone(), alive.clone(), self.entrance.subscribe());
+        self.accepting.spawn(accept::accept(listener, house, alive, entrance));
     }
 
     async fn serve_admin(&mut self, metrics: Metrics) -> Result<()> {
@@ -408,17 +428,22 @@ impl House {
         }
         for database in self.databases() {
             let name = &database.name;
-            let mut shards = BTreeMap::<Arc<str>, [usize; 5]>::new();
+            let mut shards = BTreeMap::<Arc<str>, [usize; 6]>::new();
             for backends in self.hosted.lives(name) {
+                for link in backends.listeners.links() {
+                    shards.entry(link.shard).or_default()[5] += 1;
+                }
                 for pool in backends.stats() {
                     let sums = shards.entry(pool.shard).or_default();
                     let more = [pool.used, pool.idle, pool.connecting, pool.waiting, pool.pinned];
                     sums.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
                 }
             }
-            for (shard, [used, idle, connecting, waiting, pinned]) in shards {
+            for (shard, [used, idle, connecting, waiting, pinned, listening]) in shards {
                 let labels = [("database", &*database.name), ("shard", &*shard)];
-                for (state, n) in [("used", used), ("idle", idle), ("connecting", connecting)] {
+                for (state, n) in
+                    [("used", used), ("idle", idle), ("connecting", connecting), ("listening", listening)]
+                {
                     metrics::gauge("pgweir_links", &[labels[0], labels[1], ("state", state)], n as f64);
                 }
                 metrics::gauge("pgweir_waiting", &labels, waiting as f64);
@@ -457,15 +482,15 @@ impl House {
     }
 
     async fn reload(self: &Arc<Self>) -> Result<()> {
-        self.reload_with(None).await
+        self.reload_with(vec![]).await
     }
 
-    /// `flag`: `section.key=value`, beyond those of the command line; it holds until the next reload.
-    async fn reload_with(self: &Arc<Self>, flag: Option<String>) -> Result<()> {
+    /// `flags`: `section.key=value`, beyond those of the command line; they hold until the next reload.
+    async fn reload_with(self: &Arc<Self>, flags: Vec<String>) -> Result<()> {
         let _one = self.reloading.lock().await;
         let house = self.clone();
         // Files are read, and a map may have a million entries.
-        let outcome = tokio::task::spawn_blocking(move || house.reload_now(flag)).await;
+        let outcome = tokio::task::spawn_blocking(move || house.reload_now(flags)).await;
         let outcome = outcome
             .unwrap_or_else(|e| Err(Error::internal(format!("reloading the configuration failed: {e}"))));
         match &outcome {
@@ -475,12 +500,13 @@ impl House {
         outcome
     }
 
-    fn reload_now(&self, flag: Option<String>) -> Result<()> {
+    fn reload_now(&self, flags: Vec<String>) -> Result<()> {
         let old = self.config.load_full();
         let mut around = self.around.clone();
-        around.flags.extend(flag.clone());
-        let new = match (&old.file, flag) {
-            (None, None) => Config::clone(&old),
+        let changed = !flags.is_empty();
+        around.flags.extend(flags);
+        let new = match (&old.file, changed) {
+            (None, false) => Config::clone(&old),
             (file, _) => config::load(file.as_deref(), &around).map_err(|m| config::refusal(&m))?,
         };
         let (tls, maps) = read_files(&new, &self.hosted)?;
@@ -502,6 +528,7 @@ impl House {
             rules: Arc::new(rules),
             failures,
             allow_cleartext: new.auth.allow_cleartext,
+            lookup: databases.get(new.auth.lookup_database.as_str()).cloned(),
             databases: Arc::new(databases),
             wildcard: self.hosted.wildcard().map(|w| w as _),
             admission,
@@ -518,8 +545,17 @@ impl House {
         Ok(())
     }
 
+    /// From now on there is a door at which every session is refused, but for those of operators.
+    fn close_for_latecomers(&self) {
+        let admission = Arc::new(Semaphore::new(0));
+        admission.close();
+        self.closed.store(Some(Arc::new(Door { admission, ..Door::clone(&self.door.load()) })));
+    }
+
     /// Begins a task for an accepted connection, or closes it when too many are logging in.
-    fn receive(self: &Arc<Self>, stream: Stream, peer: String, alive: &mpsc::Sender<()>) {
+    ///
+    /// `alive`: what a drain waits for; none for whoever comes too late to be served.
+    fn receive(self: &Arc<Self>, stream: Stream, peer: String, alive: Option<&mpsc::Sender<()>>) {
         let now = std::time::Instant::now();
         let startup = match self.startups.clone().try_acquire_owned() {
             Ok(startup) => Some(startup),
@@ -532,7 +568,7 @@ impl House {
             }
         };
         let stranger = self.strangers.enter(now);
-        tokio::spawn(self.clone().attend(stream, peer, stranger, startup, alive.clone()));
+        tokio::spawn(self.clone().attend(stream, peer, stranger, startup, alive.cloned()));
     }
 
     /// From accept to the session.
@@ -542,13 +578,16 @@ impl House {
         peer: String,
         stranger: Arc<Stranger>,
         startup: Option<OwnedSemaphorePermit>,
-        alive: mpsc::Sender<()>,
+        alive: Option<mpsc::Sender<()>>,
     ) {
         let startup = match startup {
             Some(startup) => Some(startup),
             None => self.startups.clone().acquire_owned().await.ok(),
         };
-        let door = self.door.load_full();
+        let door = match alive {
+            Some(_) => self.door.load_full(),
+            None => self.closed.load_full().unwrap_or_else(|| self.door.load_full()),
+        };
         let arrival = tokio::select! {
             arrival = startup::greet(stream, peer.clone(), &door, || stranger.speaks()) => arrival,
             () = stranger.shown_out() => Arrival::Gone("it said nothing, and others wait".into()),
@@ -618,89 +657,6 @@ impl House {
     }
 }
 
-async fn accept_tcp(listener: TcpListener, house: Arc<House>, alive: mpsc::Sender<()>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
-                let set = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-                if let Err(e) = set.and_then(|()| stream.set_nodelay(true)) {
-                    tracing::debug!("{peer}: {e}");
-                }
-                house.receive(Stream::Tcp(stream), peer.to_string(), &alive);
-            }
-            Err(e) => pause(e).await,
-        }
-    }
-}
-
-async fn accept_unix(listener: UnixListener, house: Arc<House>, alive: mpsc::Sender<()>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                house.receive(Stream::Unix(stream), "[local]".into(), &alive);
-            }
-            Err(e) => pause(e).await,
-        }
-    }
-}
-
-/// Out of file descriptors, or the client has gone before it was accepted: neither is a reason to stop.
-async fn pause(e: io::Error) {
-    if e.kind() != io::ErrorKind::ConnectionAborted {
-        tracing::error!("accept failed: {e}");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-fn tcp_listener(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    if address.is_ipv6() {
-        // 0.0.0.0 can be listed beside ::
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// The file of a unix socket; dropping it takes the file away.
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn unix_listener(folder: &Path, port: u16, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
-    let path = folder.join(format!(".s.PGSQL.{port}"));
-    let address = socket2::SockAddr::unix(&path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    if let Err(e) = socket.bind(&address) {
-        // A file that nobody listens behind was left by a process that died.
-        let abandoned = e.kind() == io::ErrorKind::AddrInUse
-            && Socket::new(Domain::UNIX, Type::STREAM, None)?
-                .connect(&address)
-                .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-        if !abandoned {
-            return Err(e);
-        }
-        std::fs::remove_file(&path)?;
-        socket.bind(&address)?;
-    }
-    let file = SocketFile(path);
-    // Who may connect is decided by authentication, as in Postgres (unix_socket_permissions).
-    std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o777))?;
-    socket.listen(backlog)?;
-    socket.set_nonblocking(true)?;
-    Ok((UnixListener::from_std(socket.into())?, file))
-}
-
 fn join_peers(options: &config::Listening) -> Result<Option<(Peers, UnixListener)>> {
     if options.run_dir.as_os_str().is_empty() {
         return Ok(None);
@@ -753,23 +709,6 @@ fn logins(config: &Config) -> BTreeMap<String, auth::UserOptions> {
 
 fn operators(config: &Config) -> Arc<Operators> {
     Arc::new(Operators { admin: config.admin.users.clone(), stats: config.admin.stats_users.clone() })
-}
-
-/// Settings that a reload cannot change, but for those of `[admin]`.
-fn needs_restart_keys() -> &'static [&'static str] {
-    &[
-        "server.listen",
-        "server.port",
-        "server.reuse_port",
-        "server.run_dir",
-        "server.workers",
-        "server.stack",
-        "server.backlog",
-        "server.max_clients",
-        "server.max_startups",
-        "server.log",
-        "server.log_format",
-    ]
 }
 
 /// What a reload cannot change is told, so that nobody waits for it.

@@ -67,7 +67,23 @@ async fn tables_begin_with_the_columns_that_dashboards_know() {
         ("SHARDS", "database shard nodes"),
         ("KEYSPACES", "database keyspace kind shard owns epoch"),
         ("TABLES", "database schema table kind keyspace key shard"),
-        ("STATEMENTS", "database plans"),
+        (
+            "STATEMENTS",
+            "database fingerprint route calls total_time mean_time rows errors refused planned statement",
+        ),
+        ("PLANS", "database plans"),
+        (
+            "SOCKETS",
+            "type user database state addr port local_addr local_port connect_time request_time wait wait_us \
+             close_needed ptr link remote_pid tls application_name recv_pos pkt_pos pkt_remain send_pos send_remain \
+             pkt_avail send_avail",
+        ),
+        (
+            "ACTIVE_SOCKETS",
+            "type user database state addr port local_addr local_port connect_time request_time wait wait_us \
+             close_needed ptr link remote_pid tls application_name recv_pos pkt_pos pkt_remain send_pos send_remain \
+             pkt_avail send_avail",
+        ),
     ] {
         let rows = show(&console, what).await;
         let first = rows.first().unwrap_or_else(|| panic!("SHOW {what} is empty"));
@@ -78,7 +94,9 @@ async fn tables_begin_with_the_columns_that_dashboards_know() {
         let prepared = console.query(&format!("SHOW {what}"), &[]).await.unwrap();
         assert!(!prepared.is_empty(), "SHOW {what}");
     }
-    assert!(show(&console, "PINS").await.is_empty());
+    for empty in ["PINS", "DNS_HOSTS", "DNS_ZONES"] {
+        assert!(show(&console, empty).await.is_empty());
+    }
     assert!(show(&console, "HELP").await.is_empty(), "a notice");
 }
 

@@ -3,7 +3,7 @@
 
 use crate::backend::pool::{Backends, LinkStats, PoolStats};
 use crate::error::Result;
-use crate::plan::{self, Snapshot};
+use crate::plan::{self, Snapshot, StatementUse};
 use crate::session::registry::Registry;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ pub trait Proxy: Send + Sync {
     fn users(&self) -> Vec<User>;
     fn figures(&self) -> Figures;
     fn settings(&self) -> Vec<Setting>;
+    /// What was asked of a database: the statements that have cost the most time, at most so many.
+    fn statements(&self, database: &str, most: usize) -> Vec<StatementUse>;
     /// Changes a setting until the next reload or restart. Errors: there is none of that name, the value is wrong, or it needs
     /// a restart; nothing has changed then.
     fn set<'a>(&'a self, key: &'a str, value: &'a str) -> BoxFuture<'a, Result<()>>;
@@ -100,4 +102,16 @@ pub struct Setting {
     pub default: String,
     /// by SET or a reload, without a restart
     pub changeable: bool,
+    pub reach: Reach,
+}
+
+/// How a setting is named where it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// by the last part of its key, if no other key has that
+    Name,
+    /// by its whole key
+    Key,
+    /// one of a list: it changes in the file
+    File,
 }

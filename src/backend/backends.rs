@@ -239,6 +239,11 @@ impl Backends {
         all
     }
 
+    /// Who asks for pgweir itself there.
+    pub(crate) fn service_user(&self, shard: &str) -> Arc<str> {
+        self.credentials.of(SERVICE, shard).user.clone()
+    }
+
     /// Whether a node is still one of the shard's.
     pub(crate) fn has_node(&self, shard: ShardId, node: &Arc<crate::shards::NodeAddr>) -> bool {
         self.shards.load().get(usize::from(shard.0)).is_some_and(|s| s.has(node))
@@ -352,10 +357,11 @@ impl Backends {
         }
     }
 
-    /// All links of clients' users, by shard; pgweir's own are left out.
+    /// All links of clients' users and those that listen for them, by shard; what pgweir asks on its own account is left out.
     pub fn links(&self) -> Vec<LinkStats> {
         let mut all: Vec<_> =
             self.all_pools().iter().filter(|p| !p.is_of(SERVICE)).flat_map(|p| p.links()).collect();
+        all.extend(self.listeners.links());
         all.extend(self.lone.links());
         all.sort_by(|a, b| (&a.shard, &a.user).cmp(&(&b.shard, &b.user)));
         all

@@ -76,15 +76,11 @@ impl Link {
         )
     }
 
-    /// The server's own error, with the shard named. Never fatal to a session: that is for its caller to say.
+    /// The server's own error in its own words; the shard is named beside them. Never fatal to a session: that is for its caller to say.
     pub(crate) fn server_error(&mut self, body: &[u8]) -> Error {
         let Ok(fields) = ErrorFields::parse(body) else { return self.nonsense("an error that is cut off") };
         let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
-        let mut error = Error::shard(
-            fields.sqlstate(),
-            &*self.shard_name,
-            format!("shard \"{}\": {}", self.shard_name, text(fields.message())),
-        );
+        let mut error = Error::shard(fields.sqlstate(), &*self.shard_name, text(fields.message()));
         if let Some(detail) = fields.field(b'D') {
             error = error.detail(text(detail));
         }

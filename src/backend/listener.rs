@@ -17,8 +17,10 @@
 //! opened again, and all channels are listened to as before.
 
 use crate::backend::backends::Backends;
+use crate::backend::cancel::CancelTarget;
 use crate::backend::exchange::Message;
 use crate::backend::link::Link;
+use crate::backend::pool::LinkStats;
 use crate::error::{Error, Result, SqlState};
 use crate::shards::ShardId;
 use crate::wire::backend::{Notification, notification};
@@ -29,7 +31,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -148,6 +150,8 @@ pub struct Listeners {
     ears: Mutex<HashMap<(ShardId, Encoding), mpsc::WeakUnboundedSender<Order>>>,
     /// server processes of which a session says that whatever they notify now is its own
     claims: Arc<Claims>,
+    /// what listens now
+    links: Arc<Mutex<Vec<LinkStats>>>,
 }
 
 #[derive(Debug, Default)]
@@ -191,7 +195,11 @@ impl Listeners {
         })
         .collect()
     }
-    /// Links that listen now.
+    /// Links that listen now, as they are shown.
+    pub fn links(&self) -> Vec<LinkStats> {
+        lock(&self.links).clone()
+    }
+    /// How many there are, or will be.
     pub fn len(&self) -> usize {
         lock(&self.ears).values().filter(|ear| ear.strong_count() > 0).count()
     }
@@ -230,6 +238,7 @@ impl Backends {
                     shard,
                     encoding,
                     claims: self.listeners.claims.clone(),
+                    links: self.listeners.links.clone(),
                     channels: HashMap::new(),
                     sent: VecDeque::new(),
                 };
@@ -281,9 +290,22 @@ struct Listener {
     shard: ShardId,
     encoding: Encoding,
     claims: Arc<Claims>,
+    links: Arc<Mutex<Vec<LinkStats>>>,
     /// whoever joined, by channel
     channels: HashMap<Box<str>, Vec<Arc<Inbox>>>,
     sent: VecDeque<Sent>,
+}
+
+/// A link among those that are shown, until it is dropped.
+struct Shown {
+    links: Arc<Mutex<Vec<LinkStats>>>,
+    link: Arc<CancelTarget>,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        lock(&self.links).retain(|shown| !Arc::ptr_eq(&shown.cancel, &self.link));
+    }
 }
 
 /// How a conversation with the server ended.
@@ -300,7 +322,9 @@ impl Listener {
             let failed = match self.open().await {
                 Ok(mut link) => {
                     let began = Instant::now();
+                    let shown = self.show(&link);
                     let end = self.converse(&mut link, &mut orders).await;
+                    drop(shown);
                     let lasted = began.elapsed() > REOPEN.1;
                     wait = if lasted { REOPEN.0 } else { wait };
                     match end {
@@ -345,6 +369,20 @@ impl Listener {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(REOPEN.1);
         }
+    }
+
+    fn show(&self, link: &Link) -> Shown {
+        lock(&self.links).push(LinkStats {
+            shard: link.shard_name.clone(),
+            user: self.backends.service_user(&link.shard_name),
+            cancel: link.cancel.clone(),
+            since: SystemTime::now(),
+            local: link.stream.local_addr(),
+            tls: link.stream.is_tls(),
+            idle: false,
+            listens: true,
+        });
+        Shown { links: self.links.clone(), link: link.cancel.clone() }
     }
 
     async fn open(&self) -> Result<Link> {

@@ -54,6 +54,7 @@ impl LoneLink {
             local: link.stream.local_addr(),
             tls: link.stream.is_tls(),
             idle: false,
+            listens: false,
         });
         Ok(LoneLink { link, backends: backends.clone() })
     }

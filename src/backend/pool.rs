@@ -128,6 +128,8 @@ pub struct LinkStats {
     pub local: Option<SocketAddr>,
     pub tls: bool,
     pub idle: bool,
+    /// it is pgweir's own, and hears notifications for sessions
+    pub listens: bool,
 }
 
 /// Figures of a pool, as of one instant.
@@ -385,6 +387,7 @@ impl Pool {
             local: known.local,
             tls: known.tls,
             idle: state.idle.iter().any(|link| Arc::ptr_eq(&link.cancel, &known.cancel)),
+            listens: false,
         };
         state.links.iter().map(about).collect()
     }

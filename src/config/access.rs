@@ -159,6 +159,11 @@ impl Reader<'_> {
                 self.mistake(line, "auth_query does not ask for $1, the user's name", Some(instead.into()));
             }
         }
+        let lookup = &config.auth.lookup_database;
+        if !lookup.is_empty() && config.databases.get(lookup).is_none_or(|d| d.lookup.auth_query.is_empty()) {
+            let message = format!("[auth] lookup_database = {lookup:?} has no auth_query");
+            self.mistake(None, message, Some("name a [database.NAME] that has one".into()));
+        }
         let looked_up = config.databases.values().any(|d| !d.lookup.auth_query.is_empty());
         for (name, user) in &config.users {
             let line = self.lines.get(&format!("user.{name}")).copied();

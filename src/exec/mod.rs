@@ -87,6 +87,10 @@ pub struct Run {
     told: u64,
     /// error replies given to the client so far
     pub errors: u64,
+    /// those of them that have been told by [`Run::take_outcome`]
+    errors_told: u64,
+    /// rows that completed statements were about, since that was last asked
+    rows: u64,
     /// parameters that injected settings have changed so far
     passing: BTreeMap<String, String>,
     /// from the object ids of shards to those that clients know
@@ -127,6 +131,11 @@ impl Run {
         } else if self.replies.is_empty() {
             self.replies = VecDeque::new();
         }
+    }
+    /// Rows and errors since this was last asked.
+    pub fn take_outcome(&mut self) -> (u64, u64) {
+        let errors = self.errors - std::mem::replace(&mut self.errors_told, self.errors);
+        (std::mem::take(&mut self.rows), errors)
     }
     fn queue(&mut self) -> &mut VecDeque<Reply> {
         if self.replies.capacity() == 0

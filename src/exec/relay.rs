@@ -294,6 +294,7 @@ impl Run {
                 if note.is_some_and(|n| n.started) { Verdict::Drop } else { seen }
             }
             (Expect::Query, b'C' | b'I') => {
+                self.rows += backend::rows_of(body);
                 let effect = head.effects.get(head.done).cloned();
                 head.done += 1;
                 self.inside = Box::default();
@@ -301,6 +302,7 @@ impl Run {
                 seen
             }
             (Expect::Execute, b'C' | b'I') => {
+                self.rows += backend::rows_of(body);
                 let effect = head.effects.first().cloned();
                 complete(effect, body, from, txn);
                 self.copy_in = None;

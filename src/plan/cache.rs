@@ -119,6 +119,11 @@ impl Plans {
         }
     }
 
+    /// All that are kept, as they come.
+    pub(super) fn all(&self) -> impl Iterator<Item = Arc<Template>> {
+        self.cache.iter().map(|(_, template)| template)
+    }
+
     /// The template of a statement: from the cache, or made by `plan`, once for all who wait for it.
     pub(super) fn template(
         &self,
@@ -248,6 +253,22 @@ mod tests {
         scan.scan(text, true).expect("scans");
         let hints = Hints::default();
         planner.template(&Statement { text, scan: &scan, piece: 0, hints: &hints }, snapshot, reading)
+    }
+
+    #[test]
+    fn no_literal_is_left_in_what_people_read() {
+        let planner = Planner::new(100);
+        for text in [
+            "SELECT 'hush', E'hu\\'sh', U&'hush', U&'a''hush' UESCAPE '!', $$hush$$, $q$hush$q$, N'hush', B'1', 'a' 'hush'",
+            "ALTER ROLE app PASSWORD U&'hush'",
+            "SET application_name = U&'hush'",
+            "SELECT 1 /* hush */ -- hush",
+        ] {
+            let template = template(&planner, text, &snapshot(1), &reading("public"));
+            assert!(!template.words().contains("hush"), "{}", template.words());
+        }
+        let names = template(&planner, "SELECT \"it's\" FROM \"a'b\"", &snapshot(1), &reading("public"));
+        assert!(names.words().contains("\"it's\"") && names.words().contains("\"a'b\""), "{}", names.words());
     }
 
     #[test]

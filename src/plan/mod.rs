@@ -57,12 +57,14 @@ mod program;
 pub mod refuse;
 mod route;
 pub mod settings;
+mod uses;
 mod utility;
 mod value;
 
 pub use cache::{Options, Stats};
 pub use copy::{CopyIn, Owner};
 pub use encodings::Encodings;
+pub use uses::{Used, Uses};
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -74,6 +76,7 @@ use crate::sql::facts::{MadeSetting, SessionEffect};
 use crate::sql::scan::{Hints, Literal, Piece, Scan};
 use crate::sql::utility::{CopyTarget, copy_target};
 use program::{Goal, Tables};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -205,6 +208,8 @@ pub struct Template {
     shared_params: Box<[u16]>,
     /// text parameters may be read as one character
     single_chars: bool,
+    /// what came of it so far
+    pub uses: Uses,
     normalized: Box<[u8]>,
     reading: Reading,
     map: Weak<ShardMap>,
@@ -239,6 +244,16 @@ pub struct Statement<'a> {
     pub piece: usize,
     /// from the comment in front, merged over `SET pgweir.*`
     pub hints: &'a Hints,
+}
+
+/// What was used of the plans of one text.
+#[derive(Debug, Clone)]
+pub struct StatementUse {
+    /// one of the plans
+    pub template: Arc<Template>,
+    /// that are kept: for other schemas, settings or literals that matter
+    pub plans: usize,
+    pub used: Used,
 }
 
 /// One per logical database.
@@ -284,12 +299,49 @@ impl Planner {
     pub fn stats(&self) -> Stats {
         self.plans.stats()
     }
+
+    /// What was used of the plans that are kept, by text; those that cost the most time first, at most so many.
+    pub fn uses(&self, most: usize) -> Vec<StatementUse> {
+        let mut all: HashMap<u128, StatementUse> = HashMap::new();
+        for template in self.plans.all() {
+            let used = template.uses.sum();
+            let entry = all.entry(template.fingerprint()).or_insert_with(|| StatementUse {
+                template: template.clone(),
+                plans: 0,
+                used: Used::default(),
+            });
+            entry.plans += 1;
+            entry.used.add(used);
+        }
+        let mut all: Vec<_> = all.into_values().filter(|s| s.used.calls > 0).collect();
+        all.sort_by_key(|s| std::cmp::Reverse((s.used.time, s.used.calls, s.template.fingerprint())));
+        all.truncate(most);
+        all
+    }
 }
 
 impl Template {
     /// The text without its literals and comments.
     pub fn normalized(&self) -> &[u8] {
         &self.normalized
+    }
+
+    /// The same for people to read, in logs and tables: no literal is left in it, of whatever kind, for literals can be secrets.
+    pub fn words(&self) -> String {
+        let text = String::from_utf8_lossy(&self.normalized);
+        let mut out = String::with_capacity(text.len());
+        // what is in double quotes is a name, and may have the other quotes in it
+        let mut within = None;
+        for c in text.chars() {
+            match within {
+                None if c == '\'' || c == '"' => within = Some(c),
+                Some(quote) if c == quote => within = None,
+                Some('\'') => continue,
+                _ => {}
+            }
+            out.push(c);
+        }
+        out
     }
 
     /// False when the schema or the map has moved on: ask the planner again.
@@ -390,9 +442,20 @@ impl Template {
         xxh3_128(&self.normalized)
     }
 
+    /// Where it goes, as far as that does not hang on values.
+    pub fn kind(&self) -> RouteKind {
+        match &self.goal {
+            Goal::Session => RouteKind::Session,
+            Goal::Any(_) => RouteKind::Any,
+            Goal::Single(..) | Goal::Catalogs => RouteKind::Single,
+            Goal::Tables(tables) if tables.refusal.is_some() => RouteKind::Reject,
+            Goal::Tables(_) => RouteKind::Single,
+        }
+    }
+
     /// Memory, by estimate.
     fn bytes(&self) -> u64 {
-        const EMPTY: usize = 512;
+        const EMPTY: usize = 768;
         const CONDITION: usize = 160;
         let conditions = match &self.goal {
             Goal::Tables(tables) => tables.size(),
@@ -432,6 +495,7 @@ impl Template {
             settings: Box::default(),
             shared_params: program::shared_params(normalized, &[]).into(),
             single_chars: true,
+            uses: Uses::default(),
             normalized: normalized.into(),
             reading: reading.clone(),
             map: Arc::downgrade(&snapshot.map),

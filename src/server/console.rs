@@ -1,11 +1,10 @@
 //! The process as its console sees it.
 
-use super::{House, needs_restart_keys};
+use super::{House, settings};
 use crate::admin::console::{self, Averages, Rights, Visitor};
 use crate::admin::proxy::{Ending, Figures, Hosted, Proxy, Setting, User};
-use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
-use crate::options::{Described, Section};
+use crate::plan::StatementUse;
 use crate::session::Greeted;
 use crate::session::Shutdown;
 use crate::session::auth::UserOptions;
@@ -91,34 +90,19 @@ impl Proxy for Operated {
     }
 
     fn settings(&self) -> Vec<Setting> {
-        settings(&self.house.config.load())
+        settings::all(&self.house.config.load())
     }
 
     fn set<'a>(&'a self, key: &'a str, value: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let known = self.settings();
-            // pgbouncer's users write the key alone: enough when only one section has it
-            let mut meant = known.iter().filter(|s| s.key == key || s.key.ends_with(&format!(".{key}")));
-            let setting = match (meant.next(), meant.next()) {
-                (Some(one), None) => one,
-                (None, _) => {
-                    let message = format!("unrecognized configuration parameter \"{key}\"");
-                    return Err(Error::client(SqlState::UNDEFINED_OBJECT, message)
-                        .hint("SHOW CONFIG lists all of them."));
-                }
-                (Some(one), Some(other)) => {
-                    let message = format!("\"{key}\" is ambiguous");
-                    let hint = format!("Write the whole key, such as \"{}\" or \"{}\".", one.key, other.key);
-                    return Err(Error::client(SqlState::INVALID_PARAMETER_VALUE, message).hint(hint));
-                }
-            };
-            if !setting.changeable {
-                let message =
-                    format!("parameter \"{}\" cannot be changed without restarting pgweir", setting.key);
-                return Err(Error::client(SqlState(*b"55P02"), message));
-            }
-            self.house.reload_with(Some(format!("{}={value}", setting.key))).await
+            let flags = settings::flags(&self.house.config.load(), key, value)?;
+            self.house.reload_with(flags).await
         })
+    }
+
+    fn statements(&self, database: &str, most: usize) -> Vec<StatementUse> {
+        let named = self.house.databases().into_iter().find(|d| *d.name == *database);
+        named.map(|d| d.planner.uses(most)).unwrap_or_default()
     }
 
     fn reload(&self) -> BoxFuture<'_, Result<()>> {
@@ -144,39 +128,6 @@ impl Proxy for Operated {
     fn shut_down(&self, how: Ending) {
         // A second command finds the first one waiting, which is as good.
         let _ = self.house.ending.try_send(how);
-    }
-}
-
-/// Every setting as it is now, by its key in the file.
-fn settings(config: &Config) -> Vec<Setting> {
-    let defaults = Config::default();
-    let mut all = Vec::new();
-    section(&mut all, "server", &config.server, &defaults.server);
-    section(&mut all, "tls", &config.tls, &defaults.tls);
-    section(&mut all, "auth", &config.auth, &defaults.auth);
-    section(&mut all, "admin", &config.admin, &defaults.admin);
-    for (name, database) in &config.databases {
-        let default = crate::config::Database::default();
-        let name = format!("database.{name}");
-        section(&mut all, &name, &database.place, &default.place);
-        section(&mut all, &name, &database.session, &default.session);
-        section(&mut all, &name, &database.servers, &default.servers);
-    }
-    all
-}
-
-fn section(all: &mut Vec<Setting>, name: &str, now: &dyn Section, default: &dyn Section) {
-    for (now, default) in now.settings().into_iter().zip(default.settings()) {
-        let key = format!("{name}.{}", now.key);
-        // `Described::default` is the value of the section that is asked
-        let shown =
-            |d: &Described| if d.secret { String::new() } else { d.default.trim_matches('"').to_owned() };
-        all.push(Setting {
-            value: shown(&now),
-            default: shown(&default),
-            changeable: !needs_restart_keys().contains(&&*key) && key != "admin.listen",
-            key,
-        });
     }
 }
 

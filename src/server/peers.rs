@@ -97,7 +97,7 @@ pub(super) async fn serve(listener: UnixListener, registry: Arc<Registry>) {
                 let registry = registry.clone();
                 tokio::spawn(async move { timeout(PATIENCE, hear(stream, &registry)).await });
             }
-            Err(e) => super::pause(e).await,
+            Err(e) => super::accept::pause(e).await,
         }
     }
 }

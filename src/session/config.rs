@@ -90,6 +90,7 @@ pub(super) async fn execute(
     if s.txn.failed() {
         return Err(aborted().into());
     }
+    s.keep(text.len())?;
     s.barrier = true;
     let shard = match s.txn.began().first() {
         Some(shard) => *shard,

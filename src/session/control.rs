@@ -279,6 +279,10 @@ pub(super) async fn execute(
     if s.txn.failed() && !ends_failure(control) {
         return Err(aborted().into());
     }
+    // RESET of what is set takes room as well, until the block ends
+    if let Control::Savepoint(_) | Control::Set(_) | Control::Listen(_) | Control::Unlisten(_) = control {
+        s.keep(text.len())?;
+    }
     match control {
         Control::Begin(begin) => {
             match s.txn.block() {

@@ -4,7 +4,7 @@ use crate::backend::pool::Guest;
 use crate::error::{Error, Result, SqlState};
 use crate::exec::{Run, Sink};
 use crate::limits::lodge::Lodged;
-use crate::limits::memory::Memory;
+use crate::limits::memory::{Claim, Memory};
 use crate::metrics::RouteKind;
 use crate::plan::{Encodings, Reading, Route, Snapshot, Template};
 use crate::session::baseline::{self, Baseline};
@@ -13,9 +13,11 @@ use crate::session::clock::{self, Clock, Phase, Rung};
 use crate::session::database::{Database, PoolMode};
 use crate::session::desk::Scanned;
 use crate::session::extended::Extended;
-use crate::session::registry::{Entry, Registration, Registry};
+use crate::session::registry::{Count, Entry, Registration, Registry};
 use crate::session::turn::Turn;
-use crate::session::{Greeted, Shutdown, control, copy, extended, function, holdings, listen, simple};
+use crate::session::{
+    Greeted, Shutdown, client, control, copy, extended, function, holdings, listen, simple,
+};
 use crate::shards::ShardId;
 use crate::sql::scan::Hints;
 use crate::txn::{Block, Effect, Sequences, Txn, aborted};
@@ -30,6 +32,12 @@ use std::time::{Duration, Instant};
 
 /// Above this many bytes still to be sent to a link, the client is not listened to.
 const LINK_HIGH: usize = 256 * 1024;
+/// While the proxy stops: how long a session that has asked for nothing so far may wait until it does.
+const FIRST_WORDS: Duration = Duration::from_secs(2);
+/// And one that has, until it hears that it must go.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// Settings that a session may make, with those of its open block: each statement that sets one more looks at all of them.
+const MOST_SETTINGS: usize = 500;
 /// Pipelined input that is read ahead while replies are awaited, in bytes.
 const READ_AHEAD: usize = 64 * 1024;
 
@@ -75,6 +83,8 @@ pub struct Session {
     /// something was sent whose outcome decides what the next message means
     pub(super) barrier: bool,
     pub(super) turn: Turn,
+    /// for what the block and the settings hold
+    kept: Claim,
     clock: Clock,
     limits: Limits,
     /// what wakes the session's task, as the registry has it
@@ -183,6 +193,7 @@ pub async fn begin(
         copying: None,
         barrier: false,
         turn: Turn::default(),
+        kept: memory.claim(),
         clock: Clock::default(),
         limits: Limits::CLIENT.with_largest(largest),
         bell: None,
@@ -223,6 +234,18 @@ pub(super) async fn refuse(client: &mut Client, e: &Error) {
     };
     // A client that does not read its goodbye does not hold the task.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(1), told).await;
+}
+
+/// The session ends because somebody wants it to.
+fn goodbye(entry: &Entry) -> Gone {
+    let (message, hint) = match entry.is_ended() {
+        true => (
+            "terminating connection due to administrator command",
+            "An operator ended this session on pgweir's console.",
+        ),
+        false => ("terminating connection: pgweir is shutting down", "Connect again."),
+    };
+    Gone::Fatal(Error::client(SqlState::ADMIN_SHUTDOWN, message).hint(hint).fatal())
 }
 
 impl Session {
@@ -279,6 +302,9 @@ impl Session {
         if idle {
             self.rest();
         }
+        if stopping && may_leave {
+            return Box::pin(self.leave(house)).await;
+        }
         // Once the proxy stops, the end of the reply under way may be the moment to leave.
         let until = if stopping && !idle { Until::Turn } else { Until::Message };
         let moved = poll_fn(|cx| {
@@ -300,17 +326,35 @@ impl Session {
             return moved;
         }
         let ended = self.entry.is_ended();
-        if !ended && !may_leave && house.shutdown() != Shutdown::Now {
+        if !ended && house.shutdown() != Shutdown::Now {
             return Ok(());
         }
-        let (message, hint) = match ended {
-            true => (
-                "terminating connection due to administrator command",
-                "An operator ended this session on pgweir's console.",
-            ),
-            false => ("terminating connection: pgweir is shutting down", "Connect again."),
-        };
-        Err(Gone::Fatal(Error::client(SqlState::ADMIN_SHUTDOWN, message).hint(hint).fatal()))
+        Err(goodbye(&self.entry))
+    }
+
+    /// The proxy stops, and nothing is under way. Who has only just come has been promised a transaction, and gets a moment to ask for
+    /// it. Others get one in which they may leave of themselves, and then they need not be told.
+    async fn leave(&mut self, house: &Registry) -> Result<(), Gone> {
+        let newcomer = self.entry.counters.value(Count::Queries) == 0;
+        let patience = tokio::time::sleep(if newcomer { FIRST_WORDS } else { LAST_WORDS });
+        tokio::pin!(patience);
+        let moved = poll_fn(|cx| {
+            self.bell = Some(cx.waker().clone());
+            self.entry.hears(cx.waker());
+            let moved = self.poll_drive(cx, Until::Message);
+            if moved.is_ready() {
+                return moved.map(Some);
+            }
+            let told = house.shutdown() == Shutdown::Now || self.entry.is_ended();
+            if told || patience.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
+        });
+        if let Some(moved) = moved.await {
+            moved?;
+            if newcomer || self.client.input.first() == Some(&b'X') {
+                return Ok(());
+            }
+        }
+        Err(goodbye(&self.entry))
     }
 
     /// It may be silent for long: what it needs to serve messages goes to others meanwhile.
@@ -393,35 +437,46 @@ impl Session {
         taken
     }
 
+    /// Before more is kept of the block and of settings: so many bytes, and what comes with them.
+    ///
+    /// Errors: 53200, 54000.
+    pub(super) fn keep(&mut self, bytes: usize) -> Result<()> {
+        if self.txn.sets() >= MOST_SETTINGS {
+            let message = format!("a session may have at most {MOST_SETTINGS} settings");
+            return Err(Error::limit(SqlState(*b"54000"), message));
+        }
+        let wanted = self.txn.kept().saturating_add(bytes).saturating_add(128);
+        if self.kept.resize(wanted) {
+            Ok(())
+        } else {
+            Err(client::no_room("There is no room for more settings and savepoints."))
+        }
+    }
+
     /// A statement goes that way.
     pub(super) fn goes(&mut self, route: RouteKind, template: &Arc<Template>) {
-        self.count(route, 1);
+        crate::metrics::statement(route);
+        if self.txn.keeps_a_link() {
+            crate::metrics::pinned_statement();
+        }
+        template.uses.called(route == RouteKind::Reject);
         self.turn.route = route;
-        self.remember(template);
-    }
-
-    /// So many statements go that way.
-    pub(super) fn count(&self, route: RouteKind, statements: usize) {
-        let kept = self.txn.keeps_a_link();
-        for _ in 0..statements {
-            crate::metrics::statement(route);
-            if kept {
-                crate::metrics::pinned_statement();
-            }
-        }
-    }
-
-    /// What is logged should the request turn out to be slow.
-    pub(super) fn remember(&mut self, template: &Arc<Template>) {
-        if !self.database.options().slow_statement.is_zero() {
-            self.turn.template = Some(template.clone());
-        }
+        self.turn.runs(template);
     }
 
     /// The answer to a request is complete. Of statements nothing but their words is logged: literals can be secrets.
     fn ended(&mut self, took: Option<Duration>) {
-        let (shard, route, template) = (self.turn.shard.take(), self.turn.route, self.turn.template.take());
+        let (shard, route) = (self.turn.shard.take(), self.turn.route);
+        let (rows, errors) = self.run.take_outcome();
+        if self.kept.holds() {
+            // it is less, or it would have been claimed before
+            self.kept.resize(self.txn.kept());
+        }
+        let template = self.turn.last_statement();
         let Some(took) = took else { return };
+        if let Some(template) = template {
+            template.uses.answered(took, rows, errors);
+        }
         self.database.took(shard, route, took);
         let slow = self.database.options().slow_statement;
         if slow.is_zero() || took < slow {
@@ -429,7 +484,7 @@ impl Session {
         }
         let map = self.database.snapshot.load().map.clone();
         let shard = shard.and_then(|s| map.shards.get(usize::from(s.0))).map_or("", |s| &*s.name);
-        let statement = template.as_ref().map(|t| String::from_utf8_lossy(t.normalized()));
+        let statement = template.as_ref().map(|t| t.words());
         tracing::warn!(
             database = %self.database.name,
             user = %self.user,
@@ -542,8 +597,11 @@ impl Session {
                 }
             }
             if self.turn.is_on() && self.run.is_idle() && self.run.copy_in.is_none() {
-                let took = self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
-                self.ended(took);
+                // what is asked of a server before a message is answered is a part of its turn
+                if !self.run.serving {
+                    let took = self.turn.end(self.txn.in_block(), self.client.take_traffic(), &self.entry);
+                    self.ended(took);
+                }
                 self.tell_schema_changed();
                 if !self.run.serving {
                     self.rest();

@@ -440,10 +440,11 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     // Names of later statements mean what they mean once the temporary relations are known.
     let (mut touches, mut changes_names) = (false, s.txn.may_have_temporaries());
     let mut copies: Vec<(usize, Arc<Template>)> = Vec::new();
+    let mut templates: Vec<Arc<Template>> = Vec::with_capacity(pieces);
     let mut read_anew = false;
     for piece in 0..pieces {
         let (template, route) = planned(s, len, piece, snapshot).await?;
-        s.remember(&template);
+        templates.push(template.clone());
         match control_of(s, len, piece, &template, snapshot)? {
             Some(
                 Control::DiscardAll
@@ -535,9 +536,12 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     let shard = shard.or(began.first().copied()).or(s.txn.nearest()).unwrap_or(snapshot.map.default_shard);
     together &= began.iter().all(|b| *b == shard);
     if together {
-        s.count(RouteKind::Single, pieces);
-        s.turn.route = RouteKind::Single;
         s.drain().await?;
+        // What was still under way may have failed the block, which the message may end before it goes on.
+        together = !s.txn.failed();
+    }
+    if together {
+        templates.iter().for_each(|template| s.goes(RouteKind::Single, template));
         for (piece, template) in &copies {
             copy_fits(s, len, *piece, template, shard, snapshot).await?;
         }

@@ -58,6 +58,8 @@ pub struct Door {
     pub rules: Arc<Rules>,
     /// log-ins that failed, by address; kept over reloads
     pub failures: Arc<Failures>,
+    /// looks up users who name no database that does
+    pub lookup: Option<Arc<Database>>,
     /// passwords in the clear may come without TLS
     pub allow_cleartext: bool,
     pub databases: Arc<Databases>,
@@ -481,8 +483,15 @@ async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(R
     let origin = Origin { address: channel.stream.peer_address(), tls: channel.stream.is_tls() };
     let asked = Some(&*login.database).filter(|_| !physical);
     let rule = door.rules.find(&origin, asked, &login.user)?;
-    let applicant = auth::Applicant { user: &login.user, origin, rule, database: named.or(home.as_ref()) };
+    let applicant = auth::Applicant {
+        user: &login.user,
+        origin,
+        rule,
+        database: named.or(home.as_ref()).or(door.lookup.as_ref()),
+    };
     let proof = auth::authenticate(channel, &applicant, door).await?;
+    // What is wrong from here on is nothing that another way to connect would mend: libpq then does not try without TLS.
+    reply::authentication_ok(&mut channel.output);
     if login.replication.is_some() {
         let own = door.allowances.replication.get(&*login.user).copied();
         let lets = |database: &Arc<Database>| own.unwrap_or_else(|| database.options().replication);
@@ -499,7 +508,6 @@ async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(R
                 .hint("Those who may are listed in [admin] users and stats_users of pgweir's configuration.")
                 .into());
         }
-        reply::authentication_ok(&mut channel.output);
         channel.flush().await?;
         return Ok((Room::Console { admin }, permit));
     }
@@ -534,7 +542,6 @@ async fn welcome(channel: &mut Channel, login: &Login, door: &Door) -> Result<(R
     };
     permit.places.push(place);
     database.backends.learn(&login.user, proof);
-    reply::authentication_ok(&mut channel.output);
     channel.flush().await?;
     Ok((Room::Session(database.clone()), permit))
 }

@@ -21,8 +21,10 @@ pub(super) struct Turn {
     /// of the last statement
     pub(super) route: RouteKind,
     pub(super) shard: Option<ShardId>,
-    /// the same, if slow ones are logged
-    pub(super) template: Option<Arc<Template>>,
+    /// that itself; it stays here for the next turn, which is often about the same
+    template: Option<Arc<Template>>,
+    /// it is of this turn
+    ran: bool,
 }
 
 impl Turn {
@@ -44,6 +46,19 @@ impl Turn {
         if tag != b'E' {
             self.ends += 1;
         }
+    }
+
+    /// The turn is about that statement, and about what comes after it.
+    pub(super) fn runs(&mut self, template: &Arc<Template>) {
+        self.ran = true;
+        if !self.template.as_ref().is_some_and(|known| Arc::ptr_eq(known, template)) {
+            self.template = Some(template.clone());
+        }
+    }
+
+    /// The last statement of the turn that ends, if it had any.
+    pub(super) fn last_statement(&mut self) -> Option<&Arc<Template>> {
+        self.template.as_ref().filter(|_| std::mem::take(&mut self.ran))
     }
 
     /// Whether there is something to end.

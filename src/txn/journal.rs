@@ -25,11 +25,48 @@ pub enum Entry {
 #[derive(Debug, Default)]
 pub struct Journal {
     entries: Vec<Entry>,
+    /// of those the ones that change settings: blocks with many savepoints are looked through only where there are some
+    sets: usize,
+    /// what all of them hold, in bytes, by estimate
+    bytes: usize,
+}
+
+impl Entry {
+    fn sets(&self) -> bool {
+        matches!(self, Entry::Set { .. } | Entry::ResetAll)
+    }
+    fn bytes(&self) -> usize {
+        const ALLOCATION: usize = 16;
+        let text = match self {
+            Entry::Savepoint(text) | Entry::Characteristics(text) => text.len(),
+            Entry::Set { name, statement, .. } => name.len() + statement.as_ref().map_or(0, |s| s.len()),
+            Entry::Listen(channel) | Entry::Unlisten(Some(channel)) => channel.len(),
+            Entry::Unlisten(None) | Entry::ResetAll => 0,
+        };
+        size_of::<Entry>() + 2 * ALLOCATION + text
+    }
 }
 
 impl Journal {
     pub fn push(&mut self, entry: Entry) {
+        self.sets += usize::from(entry.sets());
+        self.bytes += entry.bytes();
         self.entries.push(entry);
+    }
+    /// Entries that change settings.
+    pub fn sets(&self) -> usize {
+        self.sets
+    }
+    /// What it holds, in bytes, by estimate.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+    /// All from there on go.
+    fn cut(&mut self, at: usize) -> Vec<Entry> {
+        let tail = self.entries.split_off(at);
+        self.sets -= tail.iter().filter(|e| e.sets()).count();
+        self.bytes -= tail.iter().map(Entry::bytes).sum::<usize>();
+        tail
     }
     /// The same where no participant has only a part of the entries: a setting that is made again and again is kept once between
     /// two savepoints, so that a long block costs no more than a short one.
@@ -46,13 +83,17 @@ impl Journal {
                 .rposition(|e| again(e) || bound(e))
                 .filter(|at| again(&self.entries[*at]));
             if let Some(at) = before {
-                self.entries.remove(at);
+                let gone = self.entries.remove(at);
+                self.sets -= 1;
+                self.bytes -= gone.bytes();
             }
         }
-        self.entries.push(entry);
+        self.push(entry);
     }
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.entries.shrink_to(64);
+        (self.sets, self.bytes) = (0, 0);
     }
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -61,7 +102,7 @@ impl Journal {
         self.entries.len()
     }
     pub fn sets_anything(&self) -> bool {
-        self.entries.iter().any(|e| matches!(e, Entry::Set { .. } | Entry::ResetAll))
+        self.sets > 0
     }
 
     /// Channels that are listened to if all ends well.
@@ -101,17 +142,18 @@ impl Journal {
     pub fn has_savepoint(&self, name: &str) -> bool {
         self.savepoint(name).is_some()
     }
-    /// RELEASE: the savepoint and the younger ones are gone, settings made since stay.
+    /// RELEASE: the savepoint and the younger ones are gone, settings made since stay. For where no participant has only a part of the
+    /// entries.
     pub fn release(&mut self, name: &str) {
         if let Some(at) = self.savepoint(name) {
-            let tail = self.entries.split_off(at);
-            self.entries.extend(tail.into_iter().filter(|e| !matches!(e, Entry::Savepoint(_))));
+            let tail = self.cut(at);
+            tail.into_iter().filter(|e| !matches!(e, Entry::Savepoint(_))).for_each(|e| self.push_over(e));
         }
     }
     /// ROLLBACK TO: the savepoint stays, what came after it is undone.
     pub fn rollback_to(&mut self, name: &str) {
         if let Some(at) = self.savepoint(name) {
-            self.entries.truncate(at + 1);
+            self.cut(at + 1);
         }
     }
 
@@ -144,6 +186,9 @@ impl Journal {
 
     fn fold(&self, base: &Settings, with_local: bool) -> Settings {
         let mut out = base.clone();
+        if !self.sets_anything() {
+            return out;
+        }
         // RESET ALL leaves alone what is not set (guc.c, ResetAllOptions), and after SET LOCAL ... TO DEFAULT it looks so: at
         // the end of the transaction the setting is again what it was before.
         let mut hidden: Vec<&str> = Vec::new();
@@ -235,6 +280,31 @@ mod tests {
         j.push_over(set("datestyle", "dmy"));
         j.push_over(set("datestyle", "sql"));
         assert_eq!(j.len(), 6);
+    }
+
+    #[test]
+    fn what_is_kept_is_counted() {
+        let counted = |j: &Journal| {
+            let mut fresh = Journal::default();
+            j.entries.iter().for_each(|e| fresh.push(e.clone()));
+            assert_eq!((fresh.sets, fresh.bytes), (j.sets, j.bytes));
+            j.bytes()
+        };
+        let mut j = Journal::default();
+        j.push_over(set("a", "1"));
+        let one = counted(&j);
+        j.push_over(set("a", "2"));
+        assert_eq!(counted(&j), one);
+        j.push(Entry::Savepoint("s".into()));
+        j.push(Entry::Listen("c".into()));
+        j.push_over(set("b", "1"));
+        assert!(counted(&j) > 2 * one);
+        j.rollback_to("s");
+        counted(&j);
+        j.release("s");
+        assert_eq!(counted(&j), one);
+        j.clear();
+        assert_eq!(counted(&j), 0);
     }
 
     #[test]

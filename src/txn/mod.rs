@@ -453,6 +453,15 @@ impl Txn {
     pub fn sets_anything(&self) -> bool {
         self.journal.sets_anything()
     }
+    /// What is kept of the open block and of the session's settings, in bytes, by estimate.
+    pub fn kept(&self) -> usize {
+        let channels: usize = self.channels.iter().map(|channel| 64 + channel.len()).sum();
+        self.journal.bytes() + self.settings.bytes() + channels
+    }
+    /// Settings of the open block and of the session.
+    pub fn sets(&self) -> usize {
+        self.journal.sets() + self.settings.list().len()
+    }
     pub fn settings_version(&self) -> u64 {
         self.settings_version
     }

@@ -24,6 +24,10 @@ impl Settings {
         let list = Arc::new(list);
         Settings { start: list.clone(), list }
     }
+    /// What they hold, in bytes, by estimate.
+    pub fn bytes(&self) -> usize {
+        self.list.iter().map(|(name, statement)| 64 + name.len() + statement.len()).sum()
+    }
     pub fn list(&self) -> &Arc<List> {
         &self.list
     }

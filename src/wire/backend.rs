@@ -231,6 +231,20 @@ impl<'a> CommandComplete<'a> {
     }
 }
 
+/// The same from the body of a CommandComplete as it came, without a look at the rest; 0 where there is no count.
+pub fn rows_of(body: &[u8]) -> u64 {
+    let (mut rows, mut unit) = (0, 1);
+    for byte in body.iter().rev().skip(1) {
+        match byte {
+            b'0'..=b'9' => rows += u64::from(byte - b'0').wrapping_mul(unit),
+            b' ' => return rows,
+            _ => return 0,
+        }
+        unit = unit.wrapping_mul(10);
+    }
+    0
+}
+
 pub fn command_complete(out: &mut BytesMut, tag: &str) {
     message(out, b'C', |out| put_prose(out, tag.as_bytes()));
 }

@@ -104,7 +104,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The next message must be an error; its severity, SQLSTATE and message.
     pub async fn error(&mut self) -> (String, String, String) {
-        let (tag, body) = self.message().await.expect("an error was expected, and the stream ended");
+        let (mut tag, mut body) = self.message().await.expect("an error was expected, and the stream ended");
+        if tag == b'R' && body == [0; 4] {
+            // who it is is known; something else is wrong
+            (tag, body) = self.message().await.expect("an error was expected, and the stream ended");
+        }
         assert_eq!(char::from(tag), 'E', "{body:?}");
         let fields = backend::ErrorFields::parse(&body).unwrap();
         let field = |code| String::from_utf8(fields.field(code).unwrap_or_default().to_vec()).unwrap();
@@ -274,7 +278,7 @@ pub async fn outcome(
     let (tag, body) = wire.message().await.expect("an authentication request");
     assert_eq!(char::from(tag), 'R');
     match body[3] {
-        0 => return Ok(()),
+        0 => return let_in(&mut wire).await,
         3 => wire.post(|out| frontend::password(out, password.as_bytes())).await,
         5 => {
             let salt: [u8; 4] = body[4..8].try_into().unwrap();
@@ -300,9 +304,20 @@ pub async fn outcome(
         other => panic!("authentication request {other}"),
     }
     match wire.message().await.expect("a verdict") {
-        (b'R', body) if body == [0; 4] => Ok(()),
+        (b'R', body) if body == [0; 4] => let_in(&mut wire).await,
         (b'E', body) => Err(told(&body)),
         other => panic!("{other:?}"),
+    }
+}
+
+/// After AuthenticationOk: the server behind is not there, but for whoever may not come in it never comes to that.
+async fn let_in(wire: &mut Wire<TcpStream>) -> Result<(), (String, String)> {
+    match wire.message().await.expect("a verdict") {
+        (b'E', body) => match told(&body) {
+            (code, _) if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Ok(()),
+            refused => Err(refused),
+        },
+        _ => Ok(()),
     }
 }
 

@@ -36,8 +36,8 @@ pub async fn run(command: &Command, proxy: &dyn Proxy, user: &str) -> Result<&'s
         Command::Courtesy(tag) | Command::End(tag) => Ok(tag),
         Command::Begin => Ok("BEGIN"),
         Command::Set { key, value } => proxy.set(key, value).await.map(|()| "SET"),
-        Command::Pause(scope) => pause(&hosts(proxy, scope)?).await,
-        Command::Resume(scope) => resume(&hosts(proxy, scope)?),
+        Command::Pause(scope) => pause(&hosts(proxy, scope)?, *scope == Scope::All).await,
+        Command::Resume(scope) => resume(&hosts(proxy, scope)?, *scope == Scope::All),
         Command::Disable(name) => proxy.admit(name, false).map(|()| "DISABLE"),
         Command::Enable(name) => proxy.admit(name, true).map(|()| "ENABLE"),
         Command::Kill(scope) => Ok(kill(proxy, &hosts(proxy, scope)?)),
@@ -82,8 +82,9 @@ fn hosts(proxy: &dyn Proxy, scope: &Scope) -> Result<Vec<Hosted>> {
     }
 }
 
-async fn pause(hosts: &[Hosted]) -> Result<&'static str> {
-    if hosts.iter().all(|h| h.backends.is_paused()) && !hosts.is_empty() {
+/// As pgbouncer has it, only a second command for all is a mistake (`all`).
+async fn pause(hosts: &[Hosted], all: bool) -> Result<&'static str> {
+    if all && hosts.iter().all(|h| h.backends.is_paused()) && !hosts.is_empty() {
         return Err(state("already suspended/paused"));
     }
     // All are held before the first is waited for.
@@ -92,8 +93,8 @@ async fn pause(hosts: &[Hosted]) -> Result<&'static str> {
     Ok("PAUSE")
 }
 
-fn resume(hosts: &[Hosted]) -> Result<&'static str> {
-    if !hosts.iter().any(|h| h.backends.is_paused()) {
+fn resume(hosts: &[Hosted], all: bool) -> Result<&'static str> {
+    if all && !hosts.iter().any(|h| h.backends.is_paused()) {
         return Err(state("pooler is not paused/suspended"));
     }
     hosts.iter().flat_map(|h| &h.lives).for_each(|b| b.resume());

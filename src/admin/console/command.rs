@@ -101,13 +101,14 @@ pub fn parse(words: &[Word]) -> Result<Command> {
         "disable" | "enable" => match (scope(rest), verb.as_str()) {
             (Some(Scope::One(name)), "disable") => Ok(Command::Disable(name)),
             (Some(Scope::One(name)), _) => Ok(Command::Enable(name)),
-            (Some(Scope::All), _) => Err(Error::client(
-                SqlState::SYNTAX_ERROR,
-                format!("a database is needed: {} <db>", verb.to_uppercase()),
-            )),
+            (Some(Scope::All), _) => Err(Error::client(SqlState::SYNTAX_ERROR, "a database is required")),
             (None, _) => Err(unknown(words)),
         },
         _ => {
+            if verb == "suspend" && rest.is_empty() {
+                return Err(Error::unsupported("SUSPEND is not needed")
+                    .hint("Start the new process beside this one ([server] reuse_port), then SHUTDOWN WAIT_FOR_SERVERS here."));
+            }
             let scope = scope(rest).ok_or_else(|| unknown(words))?;
             match verb.as_str() {
                 "pause" => Ok(Command::Pause(scope)),

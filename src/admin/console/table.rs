@@ -80,6 +80,16 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// The rows of another table, of which so many columns are the first ones here; of the rest nothing is known.
+    pub fn take(&mut self, other: Table, columns: usize) {
+        let wide = self.columns.len();
+        self.rows.extend(other.rows.into_iter().map(|mut row| {
+            row.truncate(columns);
+            row.resize(wide, Cell::Int(0));
+            row
+        }));
+    }
+
     pub fn count(&self) -> usize {
         self.rows.len()
     }

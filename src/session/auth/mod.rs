@@ -55,6 +55,8 @@ crate::options! {
         failed_logins: u32 = 20,
         /// after so long it may have one more
         failed_login_pause: Duration = Duration::from_secs(3),
+        /// the database whose `auth_query` looks up users of the console, and whoever names a database that there is not; empty: nobody looks them up
+        lookup_database: String = String::new(),
         /// makes up the salts of users that do not exist; the same for all processes behind one address, or a stranger can tell who exists; random when not given
         mock_secret: Option<Secret> = None,
     }
@@ -179,8 +181,16 @@ impl Applicant<'_> {
             return Ok(());
         }
         tracing::info!("a certificate for {names:?} may not be user {:?}", self.user);
-        let message = format!("certificate authentication failed for user \"{}\"", self.user);
-        Err(Error::client(SqlState::INVALID_AUTHORIZATION, message).into())
+        // Postgres blames the method, though it is the certificate that does not fit
+        Err(match self.rule.method {
+            Method::Scram | Method::Md5 | Method::Password => wrong_password(self.user),
+            method => {
+                let what = if method == Method::Cert { "certificate" } else { "\"trust\"" };
+                let message = format!("{what} authentication failed for user \"{}\"", self.user);
+                Error::client(SqlState::INVALID_AUTHORIZATION, message)
+            }
+        }
+        .into())
     }
 }
 
@@ -233,9 +243,12 @@ impl Expected {
         {
             database.lookup.doubt(applicant.user, stored);
         }
-        let message = format!("password authentication failed for user \"{}\"", applicant.user);
-        Error::client(SqlState::INVALID_PASSWORD, message).into()
+        wrong_password(applicant.user).into()
     }
+}
+
+fn wrong_password(user: &str) -> Error {
+    Error::client(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))
 }
 
 async fn clear_text(

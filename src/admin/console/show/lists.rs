@@ -9,7 +9,7 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
     let figures = proxy.figures();
     let hosts = proxy.databases();
     let pools: Vec<_> = hosts.iter().flat_map(|h| h.pools()).collect();
-    let lists: [(&'static str, usize); 13] = [
+    let lists: [(&'static str, usize); 14] = [
         ("databases", hosts.len()),
         ("users", proxy.users().len()),
         ("pools", pools.len()),
@@ -23,6 +23,7 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
         ("dns_zones", 0),
         ("dns_queries", 0),
         ("dns_pending", 0),
+        ("listening_servers", hosts.iter().flat_map(|h| h.links()).filter(|l| l.listens).count()),
         ("shards", hosts.iter().map(|h| h.snapshot.map.shards.len()).sum()),
     ];
     for (name, items) in lists {

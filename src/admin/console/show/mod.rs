@@ -7,9 +7,11 @@ mod help;
 mod keyspaces;
 mod lists;
 mod mem;
+mod plans;
 mod pools;
 mod servers;
 mod shards;
+mod sockets;
 mod statements;
 mod stats;
 mod tables;
@@ -47,6 +49,10 @@ pub enum Show {
     Tables,
     Pins,
     Statements,
+    Plans,
+    Sockets,
+    DnsHosts,
+    DnsZones,
 }
 
 impl Show {
@@ -72,6 +78,10 @@ impl Show {
             "tables" => Show::Tables,
             "pins" => Show::Pins,
             "statements" => Show::Statements,
+            "plans" => Show::Plans,
+            "sockets" | "active_sockets" => Show::Sockets,
+            "dns_hosts" => Show::DnsHosts,
+            "dns_zones" => Show::DnsZones,
             _ => return None,
         })
     }
@@ -96,6 +106,10 @@ impl Show {
             Show::Tables => tables::COLUMNS,
             Show::Pins => clients::PINS,
             Show::Statements => statements::COLUMNS,
+            Show::Plans => plans::COLUMNS,
+            Show::Sockets => sockets::COLUMNS,
+            Show::DnsHosts => sockets::DNS_HOSTS,
+            Show::DnsZones => sockets::DNS_ZONES,
         })
     }
 
@@ -122,6 +136,10 @@ impl Show {
             Show::Tables => tables::fill(&mut table, proxy),
             Show::Pins => clients::pins(&mut table, proxy),
             Show::Statements => statements::fill(&mut table, proxy),
+            Show::Plans => plans::fill(&mut table, proxy),
+            Show::Sockets => sockets::fill(&mut table, proxy),
+            // names are looked up by the system, whenever a link is opened
+            Show::DnsHosts | Show::DnsZones => {}
         }
         Some(table)
     }

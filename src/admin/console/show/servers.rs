@@ -17,7 +17,12 @@ pub fn fill(table: &mut Table, proxy: &dyn Proxy) {
                 "S".into(),
                 (&link.user).into(),
                 (&host.name).into(),
-                if link.idle { "idle" } else { "active" }.into(),
+                match link.idle {
+                    _ if link.listens => "listening",
+                    true => "idle",
+                    false => "active",
+                }
+                .into(),
                 (&node.host).into(),
                 i64::from(node.port).into(),
                 local_addr.into(),
