@@ -5,7 +5,7 @@ mod harness;
 use harness::wire::{Wire, cancel, last};
 use harness::{Harness, Setup, connect, program};
 use pgweir::cluster::{self, Lifetime, Port, Proxy};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -235,11 +235,24 @@ async fn who_is_connected_when_a_process_stops_is_served() {
     }
 }
 
+/// The answer to /readyz.
+fn ready(port: u16) -> String {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
 /// A process that stops, and has no other beside it, still hears who wants his own statement cancelled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_stops_takes_cancel_requests() {
-    let mut h = Harness::start(Setup { settings: &["server.drain_timeout=20s"], ..Setup::default() }).await;
+    let admin = Port::claim(None).unwrap();
+    let listen = format!("admin.listen=127.0.0.1:{}", admin.number);
+    let settings = ["server.drain_timeout=20s", &listen];
+    let mut h = Harness::start(Setup { settings: &settings, ..Setup::default() }).await;
     let url = h.url();
+    assert!(ready(admin.number).starts_with("HTTP/1.1 200"));
     let mut busy = Wire::connect(&url, &[]).unwrap();
     busy.q("BEGIN").q("/* pgweir: shard=s1 */ SELECT 1").hear(2);
     busy.q("SELECT pg_sleep(60)").flush();
@@ -259,6 +272,7 @@ async fn a_process_that_stops_takes_cancel_requests() {
         },
     };
     cluster::wait(soon(), refused).await.unwrap();
+    assert!(ready(admin.number).starts_with("HTTP/1.1 503"), "load balancers are told, too");
     cancel(h.proxy.port, busy.key.as_ref().unwrap());
     let heard = busy.hear(1);
     assert!(last(&heard, "error").starts_with("error ERROR 57014"), "{heard:?}");
