@@ -88,6 +88,7 @@ pub fn run(file: Option<&Path>, around: Surroundings) -> Result<()> {
     let outcome = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let server = Server::start(config, around, Metrics::install()).await?;
+        tokio::spawn(crate::limits::allocator::tidy());
         signals.drive(server).await;
         Ok(())
     });

@@ -207,11 +207,12 @@ fn idle_sessions_and_forwarded_statements_are_light() {
     println!("allocations: {simple:.2} simple, {extended_statement:.2} extended, {prepared:.2} prepared");
     // what was measured when this was written, and a tenth: the figures do not vary
     assert!(never <= 2900 && once <= 2900 && extended <= 3700, "{never}, {once}, {extended} bytes");
-    assert!(busy <= extended + 100, "{busy} bytes are kept of much");
-    assert!(left <= 100 * CLIENTS, "{left} bytes are kept of those who have left");
+    // with what the thread keeps for the next ones, which is as much for any number of sessions
+    assert!(busy <= extended + 200_000 / CLIENTS, "{busy} bytes are kept of much");
+    assert!(left <= 200_000, "{left} bytes are kept of those who have left");
     assert!(simple < 0.1 && prepared < 0.1, "{simple} and {prepared} allocations for a forwarded statement");
     assert!(
-        extended_statement <= 7.1,
+        extended_statement <= 7.5,
         "{extended_statement} allocations for a statement that is parsed each time"
     );
 }

@@ -11,7 +11,7 @@ use crate::backend::cancel::CancelTarget;
 use crate::backend::connect::Connector;
 use crate::backend::credentials::{Credentials, SERVICE};
 use crate::backend::link::Link;
-use crate::backend::options::limit;
+use crate::backend::options::{Options, limit};
 use crate::backend::quota::{Parties, Party, Place, Quota};
 use crate::backend::sequences::Claim;
 use crate::backend::shard::ShardNodes;
@@ -429,7 +429,7 @@ impl Pool {
                 let wanted =
                     now.saturating_duration_since(link.idle_since) < idle_limit || open <= self.floor();
                 let wanted = wanted && !owed;
-                if wanted && open <= most && self.may_go_on(link, now) && link.is_alive() {
+                if wanted && open <= most && self.may_go_on(link, now, &options) && link.is_alive() {
                     i += 1;
                 } else {
                     owed = false;
@@ -503,8 +503,8 @@ impl Pool {
     }
 
     /// Not too old, and its node still in the map.
-    fn may_go_on(&self, link: &Link, now: Instant) -> bool {
-        let lifetime = limit(self.connector.options().max_lifetime);
+    fn may_go_on(&self, link: &Link, now: Instant, options: &Options) -> bool {
+        let lifetime = limit(options.max_lifetime);
         // The low byte of a server's process number is chance enough to spread the ends over a tenth.
         let spread = u32::from(link.cancel.pid.to_le_bytes()[0]);
         let lifetime = lifetime - lifetime / 10 * spread / 255;
@@ -676,8 +676,8 @@ impl Pool {
     }
 
     fn take_back(self: &Arc<Self>, mut link: Box<Link>) {
-        let now = Instant::now();
-        let reusable = link.settle() && self.may_go_on(&link, now) && !link.cancel.is_doubtful();
+        let (now, options) = (Instant::now(), self.connector.options());
+        let reusable = link.settle() && self.may_go_on(&link, now, &options) && !link.cancel.is_doubtful();
         let ended = {
             let mut state = self.lock();
             state.used -= 1;
@@ -685,7 +685,7 @@ impl Pool {
             if outdated {
                 state.outdated = state.outdated.saturating_sub(1);
             }
-            let surplus = state.total() >= self.size() + self.connector.options().reserve_pool_size
+            let surplus = state.total() >= options.pool_size.max(1) + options.reserve_pool_size
                 || self.is_owed(state.waiters.iter().find(|w| !w.is_closed()).map(|w| w.since));
             if reusable && !state.retired && !state.paused && !outdated && !surplus {
                 self.pass_on(&mut state, link, now);

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
 /// Larger futures are not lodged, in bytes.
-const ROOM: usize = 8 * 1024;
+const ROOM: usize = 4 * 1024;
 
 #[repr(align(16))]
 struct Room(#[allow(dead_code, reason = "bytes for whatever comes")] [MaybeUninit<u8>; ROOM]);
@@ -32,12 +32,14 @@ impl<F> Unpin for Lodged<F> {}
 impl<F: Future> Lodged<F> {
     const FITS: () = assert!(size_of::<F>() <= size_of::<Room>() && align_of::<F>() <= align_of::<Room>());
 
-    pub fn new(future: F) -> Self {
+    /// `make` makes it in its place: to carry it there would cost more than all else.
+    #[inline(always)]
+    pub fn new(make: impl FnOnce() -> F) -> Self {
         const { Self::FITS };
         let room = spares::take(&ROOMS).unwrap_or_else(Box::new_uninit);
         let room = NonNull::from(Box::leak(room)).cast::<Room>();
         // SAFETY: the room is owned, and large and aligned enough.
-        unsafe { room.cast::<F>().write(future) };
+        unsafe { room.cast::<F>().write(make()) };
         Lodged { room, guest: PhantomData }
     }
 }
@@ -76,7 +78,7 @@ mod tests {
     async fn a_room_is_used_again_and_its_guest_is_dropped() {
         let held = Arc::new(());
         let guest = held.clone();
-        let lodged = Lodged::new(async move {
+        let lodged = Lodged::new(|| async move {
             tokio::task::yield_now().await;
             drop(guest);
             7
@@ -85,7 +87,7 @@ mod tests {
         assert_eq!(lodged.await, 7);
         assert_eq!(Arc::strong_count(&held), 1);
         let guest = held.clone();
-        let unfinished = Lodged::new(async move {
+        let unfinished = Lodged::new(|| async move {
             std::future::pending::<()>().await;
             drop(guest);
         });
@@ -98,7 +100,7 @@ mod tests {
     #[tokio::test]
     async fn a_guest_may_leave_on_another_thread() {
         let text = String::from("kept");
-        let lodged = Lodged::new(async move {
+        let lodged = Lodged::new(|| async move {
             tokio::task::yield_now().await;
             text.len()
         });

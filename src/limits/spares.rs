@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::thread::LocalKey;
 
-/// That many are kept on each thread.
-const MOST: usize = 32;
+/// That many are kept on each thread: enough for what is under way at once, and few enough not to hold on to the allocator's pages
+/// after a rush.
+const MOST: usize = 16;
 
 #[derive(Debug)]
 pub struct Spares<T>(RefCell<Vec<T>>);

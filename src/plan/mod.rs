@@ -409,6 +409,11 @@ impl Template {
         }
     }
 
+    /// Whether it makes settings by set_config() and does nothing else.
+    pub fn makes_settings(&self) -> bool {
+        !self.settings.is_empty()
+    }
+
     /// The settings that this execution makes by set_config(), if that is all that the statement does.
     pub fn settings(
         &self,

@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 const OUTPUT_HIGH: usize = 64 * 1024;
 /// Asked of the socket at once, in bytes.
 const READ_CHUNK: usize = desk::BUFFER;
+/// The same of one that had more than was asked for.
+const MUCH: usize = 32 * 1024;
 /// How often a message is in memory while it is passed on: in the input, and in the output of a link.
 const COPIES: usize = 2;
 /// More than this that waits for a client is claimed; a client that is read from links for has less.
@@ -41,6 +43,8 @@ pub struct Client {
     /// and for a large answer that waits
     waiting: Claim,
     unwanted: Unwanted,
+    /// the last read took all that there was room for
+    more: bool,
 }
 
 /// The message that comes in is one for which there is no room.
@@ -63,6 +67,7 @@ impl Client {
             waiting: claim.another(),
             held: claim,
             unwanted: Unwanted::No,
+            more: false,
             stream,
             input,
             output: BytesMut::new(),
@@ -106,19 +111,19 @@ impl Client {
 
     /// Reads what is there. Ready(0) is the end of the stream. A buffer is made only once there is something to read.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.is_empty() {
-            if self.input.capacity() > 0 && self.input.capacity() < READ_CHUNK / 2 {
+        if !self.stream.is_tls() && self.stream.poll_readable(cx)?.is_pending() {
+            if self.input.is_empty() && self.input.capacity() > 0 {
                 desk::leave(std::mem::take(&mut self.input));
             }
-            if self.input.capacity() == 0 {
-                if !self.stream.is_tls() {
-                    ready!(self.stream.poll_readable(cx))?;
-                }
-                self.input = desk::buffer();
-            }
+            return Poll::Pending;
+        }
+        if self.input.is_empty() && self.input.capacity() < READ_CHUNK / 2 {
+            desk::leave(std::mem::replace(&mut self.input, desk::buffer()));
         }
         self.make_room();
-        let mut buf = ReadBuf::uninit(self.input.spare_capacity_mut());
+        let spare = self.input.spare_capacity_mut();
+        let room = spare.len();
+        let mut buf = ReadBuf::uninit(spare);
         match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
             Poll::Pending => {
                 if self.input.is_empty() {
@@ -132,6 +137,7 @@ impl Client {
         // SAFETY: `poll_read` initialised the first n bytes of the spare capacity.
         unsafe { self.input.set_len(self.input.len() + n) };
         self.received += n as u64;
+        self.more = n == room;
         if let Unwanted::Coming { tag, left } = self.unwanted {
             self.throw_away(tag, left);
         }
@@ -140,16 +146,20 @@ impl Client {
 
     fn make_room(&mut self) {
         let len = self.input.len();
-        if len < memory::FREE || self.input.capacity() - len >= READ_CHUNK {
-            return self.input.reserve(READ_CHUNK);
+        let spare = self.input.capacity() - len;
+        if spare >= if self.more { MUCH } else { READ_CHUNK / 2 } {
+            return;
+        }
+        if len < memory::FREE {
+            return self.input.reserve(if self.more { MUCH } else { READ_CHUNK });
         }
         let whole = match frame::header(&self.input, &Limits::CLIENT) {
             Ok(Some(header)) if header.len > len && header.tag != b'd' => header,
             // read ahead, or COPY data: others see to it that this is not much
-            _ => return self.input.reserve(READ_CHUNK),
+            _ => return self.input.reserve(MUCH),
         };
         // Twice what has come and not what was announced, so that nobody claims by announcing.
-        let size = (2 * len).min(whole.len).max(len) + READ_CHUNK;
+        let size = (2 * len).min(whole.len).max(len) + MUCH;
         if !self.held.resize(COPIES * size) {
             self.unwanted = Unwanted::Coming { tag: whole.tag, left: whole.len - len };
             self.input = BytesMut::with_capacity(READ_CHUNK);

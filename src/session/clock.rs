@@ -97,7 +97,7 @@ impl Clock {
         cx: &mut Context<'_>,
         phase: Phase,
         options: &Options,
-        grace: Duration,
+        grace: impl FnOnce() -> Duration,
     ) -> Poll<Rung> {
         let limit = phase.limit(options);
         if phase != self.phase || limit != self.limit {
@@ -105,7 +105,7 @@ impl Clock {
         }
         let (wait, next) = match self.rung {
             None => (limit, Rung::First),
-            Some(Rung::First) => (grace, Rung::Again),
+            Some(Rung::First) => (grace(), Rung::Again),
             Some(Rung::Again) => (Duration::ZERO, Rung::Again),
         };
         if limit.is_zero() || wait.is_zero() {

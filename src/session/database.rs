@@ -11,8 +11,9 @@ use crate::session::baseline::Baselines;
 use crate::session::statements::Statements;
 use crate::shards::{DirectorySource, KeyspaceId, ShardId, ShardMap};
 use crate::wire::values::KeyValue;
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, Cache, Guard};
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,6 +21,31 @@ use tokio::sync::watch;
 
 /// How long sessions wait for what others have defined.
 const OTHERS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A session's view of its database's settings: looking at them costs it no more than comparing a pointer.
+pub struct Standing(Cache<Declared, Arc<Options>>);
+
+/// Where a database has its settings.
+struct Declared(Arc<Database>);
+
+impl Deref for Declared {
+    type Target = ArcSwap<Options>;
+    fn deref(&self) -> &ArcSwap<Options> {
+        &self.0.options
+    }
+}
+
+impl Standing {
+    pub fn of(database: &Arc<Database>) -> Self {
+        Standing(Cache::new(Declared(database.clone())))
+    }
+
+    /// As of the last reload.
+    #[inline]
+    pub fn now(&mut self) -> &Options {
+        self.0.load()
+    }
+}
 
 /// How often somebody asked for the catalog to be read again.
 #[derive(Debug, Clone, Copy)]

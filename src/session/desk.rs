@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use std::ops::{Deref, DerefMut};
 
 /// Buffers are at least that large, and much larger ones are not kept, in bytes.
-pub(super) const BUFFER: usize = 16 * 1024;
+pub(super) const BUFFER: usize = 8 * 1024;
 
 /// Scans that hold more are not kept, in bytes.
 const LARGEST_SCAN: usize = 16 * 1024;

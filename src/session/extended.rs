@@ -675,6 +675,9 @@ fn made_by_bind(
     template: &Template,
     snapshot: &Snapshot,
 ) -> Result<Option<Box<Followed>>> {
+    if !template.makes_settings() {
+        return Ok(None);
+    }
     let Some(prepared) = s.extended.prepared(name).filter(|p| p.executes.is_none()) else { return Ok(None) };
     let statement = Statement { text: &prepared.text, scan: &prepared.scan, piece: 0, hints: &s.hints };
     let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;

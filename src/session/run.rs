@@ -10,7 +10,7 @@ use crate::plan::{Encodings, Reading, Route, Snapshot, Template};
 use crate::session::baseline::{self, Baseline};
 use crate::session::client::Client;
 use crate::session::clock::{self, Clock, Phase, Rung};
-use crate::session::database::{Database, PoolMode};
+use crate::session::database::{Database, PoolMode, Standing};
 use crate::session::desk::Scanned;
 use crate::session::extended::Extended;
 use crate::session::registry::{Count, Entry, Registration, Registry};
@@ -45,6 +45,7 @@ const READ_AHEAD: usize = 64 * 1024;
 pub struct Session {
     pub(super) client: Client,
     pub(super) database: Arc<Database>,
+    options: Standing,
     pub(super) user: Arc<str>,
     /// the session's number in cancel keys
     pub(super) pid: i32,
@@ -199,6 +200,7 @@ pub async fn begin(
         bell: None,
         _guest: guest,
         user,
+        options: Standing::of(&database),
         database,
     });
     let default_one_snapshot = session.baseline.one_snapshot(&session.txn.effective());
@@ -261,7 +263,7 @@ impl Session {
     /// Waits for a message and serves it. What serves is large and lives in a room of its own, so that a client that is silent
     /// costs no more than its session.
     async fn message(&mut self, house: &Registry) -> Result<(), Gone> {
-        if self.txn.may_have_temporaries() || self.txn.is_in_doubt() || self.run.hearing.is_some() {
+        if self.has_to_learn() {
             Box::pin(self.learn()).await?;
         }
         if self.front(&self.limits)?.is_none() {
@@ -270,10 +272,25 @@ impl Session {
                 return Ok(());
             }
         }
-        Lodged::new(self.serve()).await
+        Lodged::new(|| self.serve_all()).await
+    }
+
+    /// Serves what is there, one message after the other.
+    async fn serve_all(&mut self) -> Result<(), Gone> {
+        loop {
+            self.serve().await?;
+            if self.has_to_learn() || self.front(&self.limits)?.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// What the next message means may hang on what the last one has left.
+    fn has_to_learn(&self) -> bool {
+        self.txn.may_have_temporaries() || self.txn.is_in_doubt() || self.run.hearing.is_some()
+    }
+
+    /// Waits for what the next message's meaning hangs on.
     async fn learn(&mut self) -> Result<(), Gone> {
         if (self.txn.may_have_temporaries() || self.txn.is_in_doubt()) && self.run.copy_in.is_none() {
             holdings::learn(self).await?;
@@ -478,7 +495,7 @@ impl Session {
             template.uses.answered(took, rows, errors);
         }
         self.database.took(shard, route, took);
-        let slow = self.database.options().slow_statement;
+        let slow = self.options.now().slow_statement;
         if slow.is_zero() || took < slow {
             return;
         }
@@ -549,13 +566,13 @@ impl Session {
                 return driven;
             }
             let phase = self.phase(cx, until)?;
-            let options = self.database.options();
+            let options = self.options.now();
             if self.clock.poll_stalled(cx, self.client.stalled_at(), options.client_stall_timeout).is_ready()
             {
                 return Poll::Ready(Err(Gone::Fatal(clock::stalled())));
             }
-            let grace = self.database.backends.options().cancel_timeout;
-            let rung = ready!(self.clock.poll(cx, phase, &options, grace));
+            let grace = || self.database.backends.options().cancel_timeout;
+            let rung = ready!(self.clock.poll(cx, phase, options, grace));
             match (phase.end(), rung) {
                 (Some(error), _) => return Poll::Ready(Err(Gone::Fatal(error))),
                 (None, Rung::First) => self.clock.cancel(&self.entry, &self.database.backends),
@@ -646,9 +663,14 @@ impl Session {
             if !listens || self.client.is_full() || !self.has_room() {
                 return Poll::Pending;
             }
+            let holds_message = matches!(until, Until::Message | Until::Turn) && self.run.is_idle();
             match self.client.poll_fill(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client)),
+                // nothing else can have anything to move
+                Poll::Ready(Ok(_)) if holds_message && self.front(&self.limits)?.is_some() => {
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
             }
@@ -856,7 +878,7 @@ impl Session {
         }
         self.turn.shard = Some(shard);
         self.txn.admit(shard, how.writes, how.reads, |s| snapshot.map.shard(s).name.to_string())?;
-        let deadline = Instant::now() + self.database.options().checkout_timeout;
+        let deadline = Instant::now() + self.options.now().checkout_timeout;
         self.txn.lease(shard, deadline).await?;
         if how.keeps
             && let Err(e) = self.txn.may_keep(shard)

@@ -204,10 +204,15 @@ fn piece_bytes(s: &Session, len: usize, piece: usize) -> Result<&[u8]> {
 
 /// The EXECUTE that a statement of the message is, or has inside, if its text can be said again.
 fn execute_of(s: &Session, len: usize, piece: usize, template: &Template) -> Result<Option<Execute>> {
-    if s.wide.is_some() {
+    if s.wide.is_some() || is_plain(template) {
         return Ok(None);
     }
     Ok(prepare::of(template, piece_text(s, len, piece)?, s))
+}
+
+/// It is for servers alone, whatever its words: there is no need to look at them.
+fn is_plain(template: &Template) -> bool {
+    matches!(template.class, Class::Query | Class::Insert | Class::Update | Class::Delete | Class::Merge)
 }
 
 /// What a statement of the message is to the session.
@@ -218,6 +223,9 @@ fn control_of(
     template: &Template,
     snapshot: &Snapshot,
 ) -> Result<Option<Control>> {
+    if is_plain(template) {
+        return Ok(None);
+    }
     control::of(template, piece_text(s, len, piece)?, s.wide.is_some(), snapshot.map.shards.len(), s.mode)
 }
 
@@ -229,6 +237,9 @@ fn followed(
     template: &Template,
     snapshot: &Snapshot,
 ) -> Result<Option<Followed>> {
+    if !template.makes_settings() {
+        return Ok(None);
+    }
     let statement = Statement { text: text_of(s, len)?, scan: &s.scan, piece, hints: &s.hints };
     config::of(s, template, &statement, &Params::None, snapshot)
 }
@@ -255,7 +266,7 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     if s.txn.failed() {
         return Err(aborted().into());
     }
-    if listen::is_question(&template, piece_text(s, len, 0)?) && !s.txn.channels().is_empty() {
+    if !s.txn.channels().is_empty() && listen::is_question(&template, piece_text(s, len, 0)?) {
         s.drain().await?;
         listen::tell_channels(s);
         s.run.ready();
