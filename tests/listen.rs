@@ -222,6 +222,13 @@ fn transactions(h: &Harness) {
 }
 
 fn pipelines(h: &Harness) {
+    // what is notified is there with its own answer, whatever stands in front of that
+    let mut w = Wire::connect(&h.url(), &[]).unwrap();
+    w.q("LISTEN ch").hear(1);
+    for _ in 0..20 {
+        let heard = w.q("SELECT 1").q("SELECT 2").q("NOTIFY ch, 'n'").hear(3);
+        assert_eq!(heard.iter().filter(|l| l.starts_with("notification")).count(), 1, "{heard:?}");
+    }
     same(h, &[], |a, _| {
         let mut t = x(a, "LISTEN ch").s().hear(1);
         t.extend(x(a, "NOTIFY ch, 'x'").s().hear(1));

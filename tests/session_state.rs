@@ -91,11 +91,31 @@ async fn pipelines_in_blocks() {
                     w.q(&last).q(&on(a)).q(end).q("ROLLBACK");
                     [w.hear(6), w.cs("d").s().hear(1)].concat()
                 });
+                same(&h, &[], |w| {
+                    w.q(begin).p("d", "SELECT nothing FROM accounts", &[]).ds("d").s();
+                    w.q(&on(a)).q(end).q("ROLLBACK");
+                    w.hear(5)
+                });
+                // what is parsed behind an error does not exist
+                same(&h, &[], |w| {
+                    w.q(begin).q("SELECT 1 / 0").p("d", "SELECT 1", &[]).ds("d").s().q(end).q("ROLLBACK");
+                    [w.hear(5), w.b("", "d", &[]).e("", 0).s().hear(1)].concat()
+                });
+                same(&h, &[], |w| {
+                    w.q(begin).q(&on(a)).q("SELECT 1 / 0").p("d", "SELECT 1", &[]).ds("d").s();
+                    w.q("ROLLBACK").b("", "d", &[]).e("", 0).s().q("DEALLOCATE d").hear(7)
+                });
                 // with nothing on a server
                 let asks = "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')";
                 let all = [
                     begin,
                     end,
+                    "RELEASE nothing",
+                    end,
+                    asks,
+                    "ROLLBACK",
+                    begin,
+                    "SAVEPOINT s",
                     "RELEASE nothing",
                     end,
                     asks,

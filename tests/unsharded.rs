@@ -199,3 +199,24 @@ fn two_phases(h: &Harness) {
         t
     });
 }
+
+/// A server reads a message before it runs any of it: what a reset in front changes is never read otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn strings_behind_a_reset_are_not_read_otherwise() {
+    let cluster = Options { shards: 1, ..Options::default() };
+    let settings = &["database.app.pool_size=1"];
+    let h = Harness::start(Setup { cluster, map: "", settings, ..Setup::default() }).await;
+    let told = |url: &str| {
+        let mut w = Wire::connect(url, &[]).unwrap();
+        w.q("SET standard_conforming_strings TO off").hear(1);
+        // the link forgets it
+        Wire::connect(url, &[]).unwrap().q("SELECT 1").hear(1);
+        let heard = w.q(r"RESET ALL; SELECT 1 AS one; SELECT 'a\\b' AS two").hear(1);
+        heard.into_iter().filter(|l| l.starts_with("row ") || l.starts_with("error")).collect::<Vec<_>>()
+    };
+    let (got, want) = (told(&h.url()), told(&h.oracle_url()));
+    assert!(
+        got == want || got.last().is_some_and(|l| l.starts_with("error ERROR 0A000")),
+        "{got:?} {want:?}"
+    );
+}

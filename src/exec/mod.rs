@@ -175,6 +175,14 @@ impl Run {
     pub fn awaits_other_than(&self, shard: crate::shards::ShardId) -> bool {
         self.replies.iter().any(|r| matches!(r, Reply::Pending(p) if p.from != shard))
     }
+    /// Whether a ReadyForQuery is still to come.
+    pub fn owes_ready(&self) -> bool {
+        self.replies.iter().any(|r| match r {
+            Reply::Ready => true,
+            Reply::Pending(p) => matches!(p.expect, reply::Expect::Query | reply::Expect::Sync),
+            Reply::Local(_) | Reply::Parsed(_) => false,
+        })
+    }
     /// Whether a reply of this shard is still to come.
     pub fn awaits(&self, shard: crate::shards::ShardId) -> bool {
         self.replies.iter().any(|r| matches!(r, Reply::Pending(p) if p.from == shard))

@@ -469,6 +469,7 @@ pub(super) async fn execute(
         Control::Deallocate(Some(name)) => {
             s.txn.doubt(Pins::PREPARED);
             listen::tell_of_cut(s, name, text);
+            prepare::known(s, &extended::Name::from_slice(name.as_bytes())).await?;
             if s.extended.deallocate(name) {
                 answer(s, tag, voice);
             } else if let Some(shard) = s.txn.nearest().filter(|_| !prepare::is_reserved(name)) {

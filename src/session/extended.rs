@@ -177,6 +177,12 @@ impl Extended {
         self.forget_statements();
         self.portals.clear();
     }
+    /// What was parsed and not sent yet is not parsed after all.
+    fn give_up_deferred(&mut self) {
+        for name in std::mem::take(&mut self.deferred) {
+            self.statements.remove(&name);
+        }
+    }
     pub fn forget_statements(&mut self) {
         self.statements.clear();
         self.deferred.clear();
@@ -262,15 +268,17 @@ pub(super) async fn message(
 /// An error of pgweir's own: what follows is skipped until Sync.
 pub(super) fn refuse(s: &mut Session, e: &Error) {
     // Statements that were parsed before and that no server has seen: the client is owed their ParseComplete.
-    for name in std::mem::take(&mut s.extended.deferred) {
-        if let Some(p) = s.extended.statements.get(&name) {
+    while let Some(name) = s.extended.deferred.first() {
+        if let Some(p) = s.extended.statements.get(name) {
             // The block had failed before they were parsed, which was not known then: this is their error.
             if s.txn.failed() && p.template.class != Class::Empty {
                 break;
             }
             s.run.parsed(&p.confirmed);
         }
+        s.extended.deferred.remove(0);
     }
+    s.extended.give_up_deferred();
     s.tell(e);
     s.txn.fail();
     s.run.skipping = true;
@@ -279,7 +287,7 @@ pub(super) fn refuse(s: &mut Session, e: &Error) {
 
 /// An error that the client has been told: the same, without another one.
 pub(super) fn told(s: &mut Session) {
-    s.extended.deferred.clear();
+    s.extended.give_up_deferred();
     if !s.run.skipping {
         s.run.skipping = true;
         s.extended.refused = true;
@@ -427,6 +435,17 @@ pub(super) fn statement<'a>(
     extended.statements.get_mut(name)
 }
 
+/// A statement whose Parse stood in an earlier group may not exist: an error there does not skip what is sent now.
+async fn parsed_before(s: &mut Session, name: &Name) -> Result<(), Gone> {
+    let unsure =
+        |e: &Extended| !e.deferred.contains(name) && e.prepared(name).is_some_and(|p| !p.is_confirmed());
+    if s.run.owes_ready() && unsure(&s.extended) {
+        s.drain().await?;
+        statement(&mut s.extended, s.run.is_idle(), name);
+    }
+    Ok(())
+}
+
 fn no_statement(name: &[u8]) -> Error {
     let message = if name.is_empty() {
         "unnamed prepared statement does not exist".to_owned()
@@ -524,6 +543,7 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         let view = frontend::Bind::parse(&s.client.input[HEADER..len])?;
         (named_in(s, view.portal)?, named_in(s, view.statement)?)
     };
+    parsed_before(s, &name).await?;
     let (template, route) = routed(s, len, &name, &snapshot).await?;
     s.goes(route.kind(), &template);
     s.extended.end_cursors(&s.txn);
@@ -939,6 +959,7 @@ async fn describe(s: &mut Session, len: usize) -> Served<()> {
             }
         };
     }
+    parsed_before(s, &name).await?;
     let nothing_owed = s.run.is_idle();
     let prepared = statement(&mut s.extended, nothing_owed, &name).ok_or_else(|| no_statement(&name))?;
     prepared.check_encoding(s.reading.encodings.client)?;
@@ -1187,7 +1208,7 @@ async fn end_group(s: &mut Session, show: Show) -> Result<(), Gone> {
     let failed = std::mem::take(&mut s.run.skipping);
     if failed {
         // They stood behind the error, which was not known when they came.
-        s.extended.deferred.clear();
+        s.extended.give_up_deferred();
     }
     let skipped_by = s.run.skipped_by.take();
     let refused = std::mem::take(&mut s.extended.refused);

@@ -237,6 +237,7 @@ pub(super) async fn run(
     snapshot: &Arc<Snapshot>,
 ) -> Served<bool> {
     let key = Name::from_slice(execute.name.as_bytes());
+    known(s, &key).await?;
     let elsewhere = s.extended.prepared(&key).is_none() && !is_reserved(&execute.name);
     if elsewhere && s.txn.participants().iter().any(|p| p.link_ref().pinned) {
         return Ok(false);
@@ -280,6 +281,15 @@ pub(super) async fn run(
     }
     s.schema_dirty |= matches!(outer.class, Class::Ddl { temp: false });
     Ok(true)
+}
+
+/// Whether there is a statement of that name may hang on an answer that is still to come.
+pub(super) async fn known(s: &mut Session, key: &Name) -> Served<()> {
+    if s.extended.prepared(key).is_some_and(|p| !p.is_confirmed()) {
+        s.drain().await?;
+        extended::statement(&mut s.extended, s.run.is_idle(), key);
+    }
+    Ok(())
 }
 
 /// The template of what is executed, and where its arguments say that it goes.

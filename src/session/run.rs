@@ -863,7 +863,9 @@ impl Session {
         how: Enlist,
         snapshot: &Snapshot,
     ) -> Served<usize> {
-        if self.run.awaits_other_than(shard) || how.apart {
+        // What the session notifies is waited for in front of one ReadyForQuery, which must be that of this statement.
+        let notifies = how.writes && self.run.hearing.is_some() && self.run.owes_ready();
+        if self.run.awaits_other_than(shard) || how.apart || notifies {
             self.drain().await?;
             if self.run.skipping {
                 return Err(Trouble::Told);
@@ -912,6 +914,10 @@ impl Session {
             count += self.txn.forgets_sequences(shard, false);
         }
         self.run.injected(shard, count);
+        if how.describe_only && in_block {
+            // If it fails, so has the block, of which the server may not have heard.
+            self.barrier |= self.txn.participant(shard).is_some_and(|p| !p.began);
+        }
         if how.apart && count > 0 && !self.extended.group.contains(&shard) {
             // What cannot run in a transaction cannot run behind injected statements either.
             let errors = self.run.errors;

@@ -15,7 +15,7 @@ use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
 use crate::session::{extended, holdings, listen, oids, prepare, vacate};
 use crate::shards::ShardId;
-use crate::sql::class::Class;
+use crate::sql::class::{self, Class};
 use crate::sql::facts::SessionEffect;
 use crate::sql::prepare::Execute;
 use crate::sql::scan::Hints;
@@ -576,6 +576,15 @@ async fn many(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<(
     one_by_one(s, len, snapshot).await
 }
 
+/// Whether a statement of the message may change how strings are read, by going back to what was.
+fn resets_strings(s: &Session, len: usize, piece: usize) -> bool {
+    let text = text_of(s, len).unwrap_or_default();
+    match class::classify(text, &s.scan.pieces[piece]) {
+        Class::Reset(name) => name.is_none_or(|name| name == "standard_conforming_strings"),
+        _ => false,
+    }
+}
+
 /// A server reads a message before it runs any of it: what these settings change is how the next one is read.
 fn is_for_the_next_message(effect: &Effect) -> bool {
     matches!(effect, Effect::Set { name, .. } if matches!(&**name, "client_encoding" | "standard_conforming_strings"))
@@ -586,10 +595,12 @@ async fn one_by_one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Se
     s.drain().await?;
     let pieces = s.scan.pieces.len();
     let began_as = (s.reading.encodings.client, s.reading.standard_conforming_strings);
+    // Servers report what they change, and a link that had another value before has nothing to report.
+    let mut reset = false;
     for piece in 0..pieces {
         let before = s.run.errors;
-        match statement_of_many(s, len, piece, snapshot, began_as).await {
-            Ok(()) => {}
+        match statement_of_many(s, len, piece, snapshot, (began_as.0, began_as.1, reset)).await {
+            Ok(()) => reset |= resets_strings(s, len, piece),
             Err(Trouble::Error(e)) if !e.is_fatal() => {
                 fail(s, &e);
                 break;
@@ -623,7 +634,7 @@ async fn statement_of_many(
     len: usize,
     piece: usize,
     snapshot: &Arc<Snapshot>,
-    began_as: (Encoding, bool),
+    began_as: (Encoding, bool, bool),
 ) -> Served<()> {
     if s.txn.may_have_temporaries() {
         holdings::learn(s).await?;
@@ -632,10 +643,11 @@ async fn statement_of_many(
     s.refresh()?;
     if piece > 0 {
         // A server reads the whole message before it runs any of it; sent by itself this would be read anew.
-        let (encoding, strings) = began_as;
+        let (encoding, strings, reset) = began_as;
         let sent = piece_bytes(s, len, piece)?;
         if (encoding != s.reading.encodings.client && !sent.is_ascii())
-            || (strings != s.reading.standard_conforming_strings && sent.contains(&b'\\'))
+            || ((strings != s.reading.standard_conforming_strings || (reset && !strings))
+                && sent.contains(&b'\\'))
         {
             return Err(Error::unsupported(
                 "a statement behind a change of client_encoding or standard_conforming_strings cannot go to another shard",

@@ -139,6 +139,9 @@ impl Journal {
     fn savepoint(&self, name: &str) -> Option<usize> {
         self.entries.iter().rposition(|e| matches!(e, Entry::Savepoint(n) if **n == *name))
     }
+    pub fn has_savepoints(&self) -> bool {
+        self.entries.iter().any(|e| matches!(e, Entry::Savepoint(_)))
+    }
     pub fn has_savepoint(&self, name: &str) -> bool {
         self.savepoint(name).is_some()
     }

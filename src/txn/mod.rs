@@ -139,8 +139,6 @@ pub struct Participant {
     lease: Lease,
     /// BEGIN was sent
     pub began: bool,
-    /// ReadyForQuery messages still to come for what was sent before that
-    before: u32,
     /// something was sent that is not proved read-only
     pub wrote: bool,
     /// it was asked something whose answer is wanted and nothing else: it may leave the block without a trace
@@ -528,7 +526,6 @@ impl Txn {
             shard,
             lease,
             began: false,
-            before: 0,
             wrote: false,
             only_asked: false,
             injected: false,
@@ -608,7 +605,6 @@ impl Txn {
             Block::Open(begin) if !p.began && !describe_only => {
                 put(link, &begin.text);
                 p.began = true;
-                p.before = link.outstanding;
             }
             // nothing but what is set matters to a description
             Block::Open(_) if !p.began => p.stale = true,
@@ -746,7 +742,8 @@ impl Txn {
         let begin = match &self.block {
             Block::None => None,
             // What it had by its own words went with the error (AbortTransaction, xact.c): a block that is chained to it has defaults.
-            Block::Failed(b) if chain && !b.chained => Some(Begin {
+            // Behind a savepoint only a part of it was aborted.
+            Block::Failed(b) if chain && !b.chained && !self.journal.has_savepoints() => Some(Begin {
                 text: "BEGIN".into(),
                 one_snapshot: self.default_one_snapshot,
                 default_isolation: true,
@@ -808,9 +805,6 @@ impl Txn {
         let p = &mut self.participants[at];
         p.lease.status = status;
         let refused = std::mem::take(&mut p.refused);
-        // A description that was asked for when no shard had heard of the block.
-        let earlier = p.before > 0;
-        p.before = p.before.saturating_sub(1);
         p.stale &= status != b'I';
         match (&self.block, status) {
             (Block::None, b'I') => {
@@ -860,7 +854,7 @@ impl Txn {
                 p.lease.applied = None;
                 self.block = Block::Failed(begin.clone());
             }
-            (Block::Open(_) | Block::Failed(_), b'I') if p.began && !earlier => {
+            (Block::Open(_) | Block::Failed(_), b'I') if p.began => {
                 // COMMIT failed, or the block ended inside a longer message: the server has rolled back.
                 self.end(false, false);
             }

@@ -9,9 +9,9 @@
 //! - *No session meets another's values*: where a server session remembers anything of another one, DISCARD SEQUENCES goes in
 //!   front of a statement that asks, and of one that advances, in the same flight.
 //! - *nextval asks for nothing*: sessions that take their keys by it are served by any link, like all others.
-//! - *Whoever asks later wants to be sure.* A session that asks, outside the transaction that advanced a sequence, for what was
-//!   left there, keeps the link on which it advances from then on, unless half of the pool's links are kept
-//!   already, or `max_pinned_links`.
+//! - *Whoever asks later wants to be sure.* A session that has asked, outside the transaction that advanced a sequence, for what
+//!   was left there, keeps the link on which it advances from then on until it has asked or says something else, unless half of
+//!   the pool's links are kept already, or `max_pinned_links`. It would keep them for life otherwise.
 //! - *What is lost is said*: Postgres's 55000 comes with the reason ([`Txn::is_estranged`]).
 
 use crate::backend::sequences::{Claim, Remembered};
@@ -56,6 +56,8 @@ pub(super) struct Claims {
     claims: Vec<(ShardId, Claim)>,
     /// it asks for what earlier transactions have left
     asks: bool,
+    /// a link is kept until it asks
+    keeps: bool,
     /// some of what it has advanced is on links that it has lost
     lost: bool,
     /// what it last asked for may have been on such a link
@@ -87,6 +89,7 @@ impl Txn {
     /// remembers of others ([`Txn::forgets_sequences`]).
     pub fn claims_sequences(&mut self, shard: ShardId, what: Sequences) -> bool {
         if what == Sequences::Untouched {
+            self.stops_waiting(shard);
             return false;
         }
         let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return false };
@@ -110,10 +113,27 @@ impl Txn {
         } else if forgets {
             link.sequences = Remembered::NOTHING;
         }
-        if self.claims.asks && (own || what.advances()) {
+        if !what.advances() {
+            self.stops_waiting(shard);
+        } else if self.claims.asks {
+            self.claims.keeps = true;
             self.pin_if_there_is_room(shard, Pins::SEQUENCES);
         }
         forgets
+    }
+
+    /// The session has asked, or does something else, on that shard: no link is kept for that any more.
+    fn stops_waiting(&mut self, shard: ShardId) {
+        if !self.claims.keeps || self.participant(shard).is_some_and(|p| p.advanced) {
+            return;
+        }
+        self.claims.keeps = false;
+        self.unpin(Pins::SEQUENCES);
+        for other in self.shards() {
+            if other != shard {
+                self.release(other);
+            }
+        }
     }
 
     /// Where to ask for the last value of any sequence, or of one (`currval`): on `shard`, unless another one has it. `free`: the
