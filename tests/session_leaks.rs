@@ -375,8 +375,9 @@ impl<'a> Twins<'a> {
                 let at = self.chance.below(said.len());
                 ops.push(Op::Query(said[at].clone()));
             }
-            87..=90 if !self.in_block => self.asks(ops),
-            87..=90 => {
+            // one session in four is of an application that asks
+            87..=90 if !self.in_block && self.who.is_multiple_of(4) => self.asks(ops),
+            87..=90 if self.in_block => {
                 let who = self.who;
                 // in one message, so that it is asked only if it was there
                 ops.push(Op::Query(format!("SELECT nextval('public.own_{who}_id_seq'); SELECT lastval(), currval('public.own_{who}_id_seq')")));

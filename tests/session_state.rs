@@ -96,6 +96,13 @@ async fn pipelines_in_blocks() {
                     w.q(&on(a)).q(end).q("ROLLBACK");
                     w.hear(5)
                 });
+                same(&h, &[], |w| {
+                    w.q("PREPARE e AS SELECT 1 AS one")
+                        .q("SELECT 1 / 0")
+                        .q("EXECUTE e")
+                        .q("DEALLOCATE e")
+                        .hear(4)
+                });
                 // what is parsed behind an error does not exist
                 same(&h, &[], |w| {
                     w.q(begin).q("SELECT 1 / 0").p("d", "SELECT 1", &[]).ds("d").s().q(end).q("ROLLBACK");
@@ -110,6 +117,13 @@ async fn pipelines_in_blocks() {
                 let all = [
                     begin,
                     end,
+                    "RELEASE nothing",
+                    end,
+                    asks,
+                    "ROLLBACK",
+                    begin,
+                    "SET TRANSACTION READ ONLY",
+                    "COMMIT AND CHAIN",
                     "RELEASE nothing",
                     end,
                     asks,

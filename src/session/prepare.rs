@@ -237,6 +237,8 @@ pub(super) async fn run(
     snapshot: &Arc<Snapshot>,
 ) -> Served<bool> {
     let key = Name::from_slice(execute.name.as_bytes());
+    // What stands in front of it in a pipeline may fail by itself: errors from here on are its own.
+    s.drain().await?;
     known(s, &key).await?;
     let elsewhere = s.extended.prepared(&key).is_none() && !is_reserved(&execute.name);
     if elsewhere && s.txn.participants().iter().any(|p| p.link_ref().pinned) {

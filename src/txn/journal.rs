@@ -139,6 +139,20 @@ impl Journal {
     fn savepoint(&self, name: &str) -> Option<usize> {
         self.entries.iter().rposition(|e| matches!(e, Entry::Savepoint(n) if **n == *name))
     }
+    /// The words of a BEGIN with what SET TRANSACTION has made of the block since.
+    pub fn with_characteristics(&self, begin: &str) -> Box<str> {
+        let mut text = begin.to_owned();
+        for entry in &self.entries {
+            let Entry::Characteristics(statement) = entry else { continue };
+            let mut words = statement.split_ascii_whitespace();
+            let set = words.by_ref().take(2).map(str::to_ascii_lowercase).collect::<Vec<_>>();
+            let modes = words.collect::<Vec<_>>().join(" ");
+            if set == ["set", "transaction"] && !text.ends_with(&modes) {
+                text = format!("{text} {modes}");
+            }
+        }
+        text.into()
+    }
     pub fn has_savepoints(&self) -> bool {
         self.entries.iter().any(|e| matches!(e, Entry::Savepoint(_)))
     }

@@ -750,7 +750,14 @@ impl Txn {
                 implicit: b.implicit,
                 chained: true,
             }),
-            Block::Open(b) | Block::Failed(b) => Some(Begin { chained: chain, ..b.clone() }),
+            Block::Open(b) | Block::Failed(b) => {
+                let all_aborted = self.failed() && !self.journal.has_savepoints();
+                let text = match chain && !all_aborted {
+                    true => self.journal.with_characteristics(&b.text),
+                    false => b.text.clone(),
+                };
+                Some(Begin { text, chained: chain, ..b.clone() })
+            }
         };
         self.doubt_temporaries();
         self.doubt(Pins::CURSORS);
