@@ -753,3 +753,54 @@ async fn statements_apart_have_the_sessions_settings() {
         }
     });
 }
+
+/// A server does not forget the name of a custom setting: whoever has not made it must not see that others have.
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_settings_of_others_are_not_there() {
+    let cluster = pgweir::cluster::Options { shards: 1, ..Default::default() };
+    let settings = &["database.app.pool_size=2"];
+    let h = Harness::start(Setup { cluster, map: "", settings, ..Setup::default() }).await;
+    let ask = |w: &mut Wire, sql: &str| w.q(sql).hear(1);
+    let asks = |w: &mut Wire| {
+        let mut t = Vec::new();
+        for sql in [
+            "SELECT current_setting('app.tenant', true)",
+            "SELECT current_setting('app.tenant', true) IS NULL AS none, current_setting('App.Local', true)",
+            "SELECT current_setting('app.tenant')",
+            "SHOW app.tenant",
+            "SELECT current_setting('search_path')",
+            "SELECT current_setting('app.' || 'tenant', true)",
+        ] {
+            t.extend(ask(w, sql));
+            t.extend(w.p("", sql, &[]).b("", "", &[]).e("", 0).s().hear(1));
+        }
+        t
+    };
+    // on every link that there can be
+    let mut makers: Vec<Wire> = (0..2).map(|_| Wire::connect(&h.url(), &[]).unwrap()).collect();
+    for w in &mut makers {
+        ask(w, "BEGIN");
+        ask(w, "SET app.tenant = 'x'");
+        ask(w, "SELECT set_config('app.local', 'y', true)");
+    }
+    makers.iter_mut().for_each(|w| drop(ask(w, "COMMIT")));
+    let mut oracle = Wire::connect(&h.oracle_url(), &[]).unwrap();
+    let want = asks(&mut oracle);
+    for _ in 0..3 {
+        let got = asks(&mut Wire::connect(&h.url(), &[]).unwrap());
+        assert_eq!(got, want, "{}", h.log());
+    }
+    // whoever has made them finds them again, and finds them empty when they are reset
+    for w in &mut makers {
+        assert_eq!(
+            ask(w, "SELECT current_setting('app.tenant'), current_setting('app.local', true)")[1],
+            "row x|"
+        );
+        ask(w, "RESET app.tenant");
+        assert_eq!(ask(w, "SELECT current_setting('app.tenant', true)")[1], "row ");
+    }
+    let mut started = Wire::connect(&h.url(), &[("options", "-c app.tenant=z")]).unwrap();
+    assert_eq!(ask(&mut started, "SELECT current_setting('app.tenant', true)")[1], "row z");
+    let got = asks(&mut Wire::connect(&h.url(), &[]).unwrap());
+    assert_eq!(got, want, "{}", h.log());
+}

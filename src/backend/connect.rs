@@ -119,6 +119,7 @@ impl Connector {
                 prepared_at: Default::default(),
                 notified_by: 0,
                 sequences: Remembered::NOTHING,
+                placeholders: Default::default(),
                 broken: false,
                 pinned: false,
                 born: now,

@@ -10,7 +10,7 @@ use crate::shards::ShardId;
 use crate::wire::backend::ErrorFields;
 use crate::wire::frontend;
 use bytes::{Buf, BytesMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,6 +56,9 @@ pub struct Link {
     pub notified_by: i32,
     /// whose currval and lastval it would tell
     pub sequences: Remembered,
+    /// custom settings (`app.tenant`) that sessions have made on the link: a server does not forget their names, and answers '' for
+    /// those that were reset
+    pub placeholders: BTreeSet<Box<str>>,
     /// must not be used again
     pub broken: bool,
     /// holds state of one session (temporary tables, locks ...): closed, not pooled, when that session lets go

@@ -199,6 +199,8 @@ pub struct Template {
     tableless: bool,
     /// NOTIFY, or a call of pg_notify()
     pub notifies: bool,
+    /// it calls current_setting(), or shows a custom setting
+    pub asks_settings: bool,
     /// the parser does not understand the text: if a server does not either, its error is the better one
     pub unread: bool,
     goal: Goal,
@@ -495,6 +497,8 @@ impl Template {
                 && lingering::may_define(normalized, &snapshot.catalog),
             notifies: matches!(class, Class::Notify)
                 || memchr::memmem::find(normalized, b"pg_notify").is_some(),
+            asks_settings: matches!(&class, Class::Show(name) if name.contains('.'))
+                || memchr::memmem::find(normalized, b"current_setting").is_some(),
             unread: false,
             goal: Goal::Session,
             settings: Box::default(),

@@ -333,6 +333,7 @@ async fn ask(
     match answer {
         Ok(Ok(shown)) => {
             lease.applied = Some(settings.list().clone());
+            lease.placeholders.extend(crate::txn::custom(settings));
             let server = database.backends.server_encoding();
             Ok(Baseline::new(user, settings, lease.parameters.clone(), shown, server))
         }

@@ -17,6 +17,7 @@ use crate::session::database::Fetched;
 use crate::session::holdings;
 use crate::session::listen;
 use crate::session::oids;
+use crate::session::placeholders;
 use crate::session::portals::{Portal, Portals};
 use crate::session::prepare;
 use crate::session::recall;
@@ -592,6 +593,11 @@ async fn bind(s: &mut Session, len: usize) -> Served<()> {
         let (text, piece) = (prepared.text.clone(), prepared.scan.pieces[0].clone());
         oids::copy_fits(s, shard, &text, &piece, &snapshot).await?;
     }
+    let asked = match s.extended.prepared(&name) {
+        Some(prepared) => placeholders::asked(&template, &prepared.text),
+        None => vec![],
+    };
+    placeholders::avoid(s, shard, asked).await?;
     let wanted =
         s.extended.prepared(&name).and_then(|p| vacate::wanted(&template, &p.text, p.scan.pieces.first()?));
     vacate::before(s, shard, wanted).await?;

@@ -48,6 +48,7 @@ mod function;
 mod holdings;
 mod listen;
 mod oids;
+mod placeholders;
 mod portals;
 mod prepare;
 mod recall;

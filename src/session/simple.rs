@@ -13,7 +13,7 @@ use crate::session::control::{self, Control, Voice};
 use crate::session::copy;
 use crate::session::database::Fetched;
 use crate::session::run::{Enlist, Gone, Served, Session, Trouble, Until};
-use crate::session::{extended, holdings, listen, oids, prepare, vacate};
+use crate::session::{extended, holdings, listen, oids, placeholders, prepare, vacate};
 use crate::shards::ShardId;
 use crate::sql::class::{self, Class};
 use crate::sql::facts::SessionEffect;
@@ -288,6 +288,8 @@ async fn one(s: &mut Session, len: usize, snapshot: &Arc<Snapshot>) -> Served<()
     let shard = s.remembers(&template, shard)?;
     s.extended.may_declare(&template, shard, &s.txn)?;
     copy_fits(s, len, 0, &template, shard, snapshot).await?;
+    let asked = placeholders::asked(&template, text_of(s, len)?);
+    placeholders::avoid(s, shard, asked).await?;
     let wanted = vacate::wanted(&template, text_of(s, len)?, &s.scan.pieces[0]);
     vacate::before(s, shard, wanted).await?;
     // Should what is put in front fail, the server skips what else is behind it, too: that must not be there yet.

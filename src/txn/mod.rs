@@ -54,6 +54,19 @@ use std::task::Poll;
 use std::time::Instant;
 use tokio::sync::Notify;
 
+/// Most names of custom settings that are remembered of a session, or of a link.
+const PLACEHOLDERS: usize = 1000;
+
+/// Whether a setting is one that servers know nothing of until it is made.
+fn is_custom(name: &str) -> bool {
+    name.contains('.') && !name.starts_with("pgweir.")
+}
+
+/// Those that a session starts with.
+pub fn custom(settings: &Settings) -> impl Iterator<Item = Box<str>> {
+    settings.list().iter().map(|(name, _)| name).filter(|name| is_custom(name)).cloned()
+}
+
 /// Told which links run something for a session, so that a cancel request finds them. Implemented by the session's registry.
 pub trait Running: Send + Sync {
     fn starts(&self, target: &Arc<CancelTarget>);
@@ -227,6 +240,9 @@ pub struct Txn {
     blocks: u64,
     /// server sessions that remember this one's values of sequences
     claims: Claims,
+    /// custom settings that the session has made in its life
+    #[allow(clippy::box_collection, reason = "most sessions have none, and there may be ten thousand")]
+    placeholders: Option<Box<BTreeSet<Box<str>>>>,
     /// links stay until the client leaves
     keeps_links: bool,
 }
@@ -238,6 +254,7 @@ impl Txn {
         running: Arc<dyn Running>,
         settings: Settings,
     ) -> Self {
+        let start = custom(&settings).next().is_some();
         Txn {
             backends,
             user,
@@ -245,7 +262,6 @@ impl Txn {
             block: Block::None,
             participants: SmallVec::new(),
             journal: Journal::default(),
-            settings,
             default_one_snapshot: false,
             settings_version: 0,
             channels: Channels::new(),
@@ -254,7 +270,9 @@ impl Txn {
             flight: 1,
             blocks: 0,
             claims: Claims::default(),
+            placeholders: start.then(|| Box::new(custom(&settings).collect())),
             keeps_links: false,
+            settings,
         }
     }
     /// What is sent from now on may run although what was sent before failed.
@@ -618,6 +636,10 @@ impl Txn {
         }
         if count > 0 {
             link.statements.remove("");
+            // settings are among them
+            if let Some(own) = &self.placeholders {
+                link.placeholders.extend(own.iter().cloned());
+            }
         }
         count
     }
@@ -670,6 +692,9 @@ impl Txn {
             }
             Effect::Set { name, statement, local } => {
                 self.settings_version += 1;
+                if is_custom(name) {
+                    self.makes_placeholder(name, shard);
+                }
                 let (name, statement, local) = (name.clone(), statement.clone(), *local);
                 self.note(Entry::Set { name, statement, local }, shard);
             }
@@ -699,6 +724,59 @@ impl Txn {
                 }
             }
         }
+    }
+
+    fn makes_placeholder(&mut self, name: &str, shard: Option<ShardId>) {
+        let name = &*name.to_ascii_lowercase();
+        let own = self.placeholders.get_or_insert_default();
+        if own.len() < PLACEHOLDERS {
+            own.insert(name.into());
+        }
+        for p in self.participants.iter_mut().filter(|p| p.began || Some(p.shard) == shard) {
+            let link: &mut Link = &mut p.lease;
+            link.placeholders.insert(name.into());
+            // whoever makes up names does not make the link remember them for ever
+            link.broken |= link.placeholders.len() > PLACEHOLDERS;
+        }
+    }
+
+    /// Whether another session has made a setting on that link that a statement asks for, and this one has not. `None`: any.
+    pub fn meets_placeholders(&self, shard: ShardId, asked: &[Option<String>]) -> bool {
+        let Some(p) = self.participants.iter().find(|p| p.shard == shard) else { return false };
+        let own = |name: &str| self.placeholders.as_deref().is_some_and(|own| own.contains(name));
+        let there = &p.link_ref().placeholders;
+        let foreign = |asked: &Option<String>| match asked {
+            Some(name) => there.contains(&**name) && !own(name),
+            None => there.iter().any(|name| !own(name)),
+        };
+        !there.is_empty() && !p.link_ref().pinned && asked.iter().any(foreign)
+    }
+
+    /// Has a link know the names that the session has made elsewhere, of those that a statement asks for: how many statements that is.
+    pub fn names_placeholders(&mut self, shard: ShardId, asked: &[Option<String>]) -> usize {
+        let (Some(own), false) = (&self.placeholders, self.in_block()) else { return 0 };
+        let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return 0 };
+        let link: &mut Link = &mut p.lease;
+        let mut count = 0;
+        for name in asked.iter().flatten() {
+            let elsewhere = own.contains(&**name) && self.settings.statement(name).is_none();
+            if elsewhere && link.placeholders.insert(name.as_str().into()) {
+                let quoted = settings::quoted_name(name);
+                inject(&mut link.output, &format!("SET {quoted} TO ''"));
+                inject(&mut link.output, &format!("RESET {quoted}"));
+                link.statements.remove("");
+                count += 2;
+            }
+        }
+        count
+    }
+
+    /// Gives up a link on which nothing was sent: it ends, and another can be had.
+    pub fn exchange(&mut self, shard: ShardId) {
+        let Some(at) = self.participants.iter().position(|p| p.shard == shard) else { return };
+        let mut p = self.participants.remove(at);
+        p.lease.broken = true;
+        self.running.ends(&p.lease.cancel);
     }
 
     fn adopt_channels(&mut self) {
