@@ -220,3 +220,26 @@ async fn strings_behind_a_reset_are_not_read_otherwise() {
         "{got:?} {want:?}"
     );
 }
+
+/// A transaction goes on as it has begun, also one that Postgres makes around messages up to a Sync.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_begins_with_what_it_resets() {
+    let cluster = Options { shards: 1, ..Options::default() };
+    let settings = &["database.app.pool_size=1"];
+    let h = Harness::start(Setup { cluster, map: "", settings, ..Setup::default() }).await;
+    let told = |url: &str| {
+        let mut w = Wire::connect(url, &[]).unwrap();
+        let mut heard = Vec::new();
+        for reset in ["RESET ALL", "RESET default_transaction_isolation"] {
+            w.q("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ").hear(1);
+            Wire::connect(url, &[]).unwrap().q("SELECT 1").hear(1);
+            for sql in [reset, "SELECT current_setting('transaction_isolation')"] {
+                w.p("", sql, &[]).b("", "", &[]).e("", 0);
+            }
+            heard.extend(w.s().hear(1));
+            heard.extend(w.q("SELECT current_setting('transaction_isolation')").hear(1));
+        }
+        heard
+    };
+    assert_eq!(told(&h.url()), told(&h.oracle_url()));
+}

@@ -113,8 +113,8 @@ impl Settings {
     /// These without what a statement of that effect is going to make anew. `None`: it makes nothing that lasts.
     pub fn without(&self, effect: &Effect) -> Option<Settings> {
         let goes = |name: &str| match effect {
-            Effect::Set { name: anew, local: false, .. } => **anew == *name && !is_reported(name),
-            Effect::ResetAll => !survives_reset_all(name) && !is_reported(name),
+            Effect::Set { name: anew, local: false, .. } => **anew == *name && !always_made(name),
+            Effect::ResetAll => !survives_reset_all(name) && !always_made(name),
             _ => false,
         };
         let list: List = self.list.iter().filter(|(name, _)| !goes(name)).cloned().collect();
@@ -174,6 +174,11 @@ fn is_reported(name: &str) -> bool {
         "timezone",
     ];
     REPORTED.contains(&name)
+}
+
+/// What the transaction has begun with holds in it whatever it sets, and what a server reports is told as it goes.
+fn always_made(name: &str) -> bool {
+    is_reported(name) || name.starts_with("default_transaction_")
 }
 
 fn survives_reset_all(name: &str) -> bool {
