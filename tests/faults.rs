@@ -162,6 +162,13 @@ async fn messages_out_of_turn_end_their_session_alone() {
         assert!(error.contains("08P01"), "{:?}: {heard:?}", bytes.escape_ascii().to_string());
     }
     assert_eq!(last(&good.q("SELECT 1").hear(1), "row "), "row 1");
+    // what stood in front is answered first; a server then closes without a word
+    for (url, end) in [(h.url(), "error FATAL 08P01"), (h.oracle_url(), "END")] {
+        let mut w = Wire::connect(&url, &[]).unwrap();
+        let heard = w.q("INSERT INTO audit VALUES (77, 'x')").raw(b"S\0\x10\0\0").hear(2);
+        assert_eq!(heard[..2], ["complete INSERT 0 1", "ready I"], "{heard:?}");
+        assert!(heard[2].starts_with(end), "{heard:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

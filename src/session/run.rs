@@ -266,22 +266,34 @@ impl Session {
         if self.has_to_learn() {
             Box::pin(self.learn()).await?;
         }
-        if self.front(&self.limits)?.is_none() {
+        if matches!(self.front(&self.limits), Ok(None)) {
             self.wait(house).await?;
-            if self.front(&self.limits)?.is_none() {
-                return Ok(());
+        }
+        match self.front(&self.limits) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Lodged::new(|| self.serve_all()).await,
+            Err(gone) => {
+                Box::pin(self.pay_debts()).await;
+                Err(gone)
             }
         }
-        Lodged::new(|| self.serve_all()).await
     }
 
     /// Serves what is there, one message after the other.
     async fn serve_all(&mut self) -> Result<(), Gone> {
         loop {
             self.serve().await?;
-            if self.has_to_learn() || self.front(&self.limits)?.is_none() {
+            if self.has_to_learn() || !matches!(self.front(&self.limits), Ok(Some(_))) {
                 return Ok(());
             }
+        }
+    }
+
+    /// Before a client that breaks the protocol is told so, it is told what it was owed for what stood in front, as a server does it.
+    async fn pay_debts(&mut self) {
+        if self.run.copy_in.is_none() {
+            // it may have to wait for what never comes
+            let _ = tokio::time::timeout(LAST_WORDS, self.drain()).await;
         }
     }
 
