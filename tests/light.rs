@@ -12,7 +12,9 @@ use pgweir::metrics::Metrics;
 use pgweir::server::Server;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicI64, AtomicU16, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 struct Counting;
@@ -60,6 +62,65 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Between the proxy and its server, to see in how many pieces statements come.
+struct Passage {
+    port: u16,
+    /// where it leads to
+    server: Arc<AtomicU16>,
+    /// the proxy's connections
+    links: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Passage {
+    fn open() -> Passage {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let passage = Passage { port, server: Arc::default(), links: Arc::default() };
+        let (server, links) = (passage.server.clone(), passage.links.clone());
+        // They end with the process.
+        std::thread::spawn(move || {
+            for link in listener.incoming() {
+                let link = link.unwrap();
+                let Ok(to) = TcpStream::connect(("127.0.0.1", server.load(Relaxed))) else { continue };
+                to.set_nodelay(true).unwrap();
+                link.set_nodelay(true).unwrap();
+                links.lock().unwrap().push(link.try_clone().unwrap());
+                for (mut from, mut to) in
+                    [(link.try_clone().unwrap(), to.try_clone().unwrap()), (to.try_clone().unwrap(), link)]
+                {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        passage
+    }
+
+    fn leads_to(&self, port: u16) {
+        self.server.store(port, Relaxed);
+    }
+
+    /// Segments with data that the proxy has sent so far.
+    fn segments(&self) -> u64 {
+        /// tcpi_data_segs_in of struct tcp_info (linux/tcp.h)
+        const DATA_SEGMENTS_IN: usize = 152;
+        let of = |link: &TcpStream| {
+            let (mut info, mut len) = ([0u8; 256], 256 as libc::socklen_t);
+            let fd = std::os::fd::AsRawFd::as_raw_fd(link);
+            // SAFETY: the buffer is valid for the call, which fills at most `len` bytes.
+            let done = unsafe {
+                libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
+            };
+            assert!(done == 0 && len as usize >= DATA_SEGMENTS_IN + 4, "TCP_INFO has {len} bytes");
+            let at = info[DATA_SEGMENTS_IN..][..4].try_into().unwrap();
+            u64::from(u32::from_ne_bytes(at))
+        };
+        self.links.lock().unwrap().iter().map(of).sum()
+    }
+}
+
 /// A proxy on a thread of its own in front of one server; the clients are this thread's.
 struct Light {
     runtime: tokio::runtime::Runtime,
@@ -67,6 +128,7 @@ struct Light {
     #[allow(dead_code, reason = "held")]
     server: Server,
     url: String,
+    passage: Passage,
     #[allow(dead_code, reason = "held")]
     folder: tempfile::TempDir,
 }
@@ -82,12 +144,16 @@ impl Light {
             .build()
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
+        let passage = Passage::open();
         let (cluster, server) = runtime.block_on(async {
             let options = pgweir::cluster::Options { shards: 1, auth: Auth::Trust, ..Default::default() };
             let cluster = Cluster::start(options).await.unwrap();
             cluster.sql(0, "CREATE TABLE accounts (id int PRIMARY KEY, balance int)").await.unwrap();
             cluster.sql(0, "INSERT INTO accounts SELECT n, n FROM generate_series(1, 1000) n").await.unwrap();
-            std::fs::write(folder.path().join("map.toml"), cluster.map_head("app")).unwrap();
+            let (port, through) = (cluster.primary(0).port, passage.port);
+            let map = cluster.map_head("app").replace(&format!("port = {port}"), &format!("port = {through}"));
+            passage.leads_to(port);
+            std::fs::write(folder.path().join("map.toml"), map).unwrap();
             let file = folder.path().join("pgweir.toml");
             let text = format!(
                 "server.listen = ['127.0.0.1:0']\nserver.workers = 1\nauth.method = 'trust'\n[database.app]\nmap = 'map.toml'\n\
@@ -102,7 +168,7 @@ impl Light {
         });
         let Address::Tcp { port, .. } = server.addresses()[0] else { panic!("the address is TCP") };
         let url = format!("postgres://{}:x@127.0.0.1:{port}/app", cluster.app.user);
-        Light { runtime, cluster, server, url, folder }
+        Light { runtime, cluster, server, url, passage, folder }
     }
 
     fn client(&self) -> Wire {
@@ -215,4 +281,16 @@ fn idle_sessions_and_forwarded_statements_are_light() {
         extended_statement <= 7.5,
         "{extended_statement} allocations for a statement that is parsed each time"
     );
+
+    // What a client sends together goes to the server together.
+    const PIPELINES: u64 = 100;
+    let before = light.passage.segments();
+    for n in 0..PIPELINES {
+        warm.b("", "s", &[Some(&(1 + n).to_string())]).dp("").e("", 0).s().hear(1);
+        warm.p("", "SELECT balance FROM accounts WHERE id = $1", &[]);
+        warm.b("", "", &[Some("1")]).dp("").e("", 0).s().hear(1);
+    }
+    let segments = light.passage.segments() - before;
+    println!("{segments} segments for {} pipelines", 2 * PIPELINES);
+    assert!(segments < 2 * PIPELINES + PIPELINES / 2, "{segments} segments for {} pipelines", 2 * PIPELINES);
 }
