@@ -412,9 +412,14 @@ struct Process {
 
 impl Process {
     async fn start(folder: &Path) -> Process {
+        Process::start_behind("exec \"$0\" \"$@\"", folder).await
+    }
+
+    /// `words`: of a shell, which ends by becoming what it was given.
+    async fn start_behind(words: &str, folder: &Path) -> Process {
         let log = folder.join("pgweir.log");
-        let child = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"))
-            .args(["serve", "--config"])
+        let child = std::process::Command::new("sh")
+            .args(["-c", words, env!("CARGO_BIN_EXE_pgweir"), "serve", "--config"])
             .arg(folder.join("pgweir.toml"))
             .stderr(std::fs::File::create(&log).unwrap())
             .stdin(std::process::Stdio::null())
@@ -460,6 +465,21 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_files_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("map.toml"), MAP).unwrap();
+    std::fs::write(folder.path().join("pgweir.toml"), with_database(TRUST)).unwrap();
+    let few = "ulimit -Sn 100; ulimit -Hn 300; exec \"$0\" \"$@\"";
+    let mut process = Process::start_behind(few, folder.path()).await;
+    let warning = process.says("300 files may be open, and 10000 clients with their links need ").await;
+    assert!(warning.contains("ulimit -Hn"), "{warning}");
+    process.says("listening on ").await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.child.id())).unwrap();
+    let files = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["300", "300"], "{limits}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
