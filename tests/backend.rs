@@ -142,7 +142,8 @@ async fn every_way_to_log_in() {
         let wrong = login(Credentials::default().password("app", Secret::new("guess"))).await.unwrap_err();
         assert_eq!(wrong.sqlstate(), SqlState::INVALID_PASSWORD, "{auth:?}: {wrong}");
         assert_eq!(wrong.shard_name(), Some("east"));
-        assert!(wrong.message().contains("east") && wrong.message().contains("\"app\""), "{wrong}");
+        // the words are the server's: see tests/auth_matrix.rs
+        assert!(wrong.message().contains("\"app\""), "{wrong}");
         assert!(wrong.hint_text().unwrap().contains("the password that is configured for it"), "{wrong}");
         assert!(!wrong.is_fatal());
 

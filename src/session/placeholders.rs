@@ -6,9 +6,8 @@
 //! is made there. What functions, views and
 //! policies ask for is not seen, nor is a link changed within a block.
 
-use crate::error::Result;
 use crate::plan::Template;
-use crate::session::run::Session;
+use crate::session::run::{Served, Session, Trouble};
 use crate::shards::ShardId;
 use crate::sql::class::Class;
 use crate::sql::lex::{Kind, Lexer, string_value};
@@ -38,16 +37,20 @@ pub(super) fn asked(template: &Template, text: &str) -> Vec<Option<String>> {
 }
 
 /// Gets a link for a statement that asks for these, on which no other session has made them.
-pub(super) async fn avoid(s: &mut Session, shard: ShardId, asked: Vec<Option<String>>) -> Result<()> {
+pub(super) async fn avoid(s: &mut Session, shard: ShardId, asked: Vec<Option<String>>) -> Served<()> {
     if asked.is_empty() || s.txn.holds(shard) {
         return Ok(());
+    }
+    // What is still owed is awaited before: behind this the link must not go back.
+    s.drain().await?;
+    if s.run.skipping {
+        return Err(Trouble::Told);
     }
     let deadline = Instant::now() + s.database.options().checkout_timeout;
     loop {
         s.txn.lease(shard, deadline).await?;
         if !s.txn.meets_placeholders(shard, &asked) {
-            let count = s.txn.names_placeholders(shard, &asked);
-            s.run.injected(shard, count);
+            s.txn.names_placeholders(shard, &asked);
             return Ok(());
         }
         s.txn.exchange(shard);

@@ -184,6 +184,8 @@ pub struct Participant {
     kept: bool,
     /// a sequence may have been advanced in the transaction that is open
     advanced: bool,
+    /// said in front of what comes first: names of settings that the session has made elsewhere
+    names: Vec<String>,
 }
 
 /// What the server session of a link has of temporary relations.
@@ -560,6 +562,7 @@ impl Txn {
             astray: false,
             kept: false,
             advanced: false,
+            names: Vec::new(),
         });
         Ok(())
     }
@@ -578,6 +581,10 @@ impl Txn {
             inject(&mut link.output, statement);
             count += 1;
         };
+        let named = !p.names.is_empty();
+        for statement in std::mem::take(&mut p.names) {
+            put(link, &statement);
+        }
         let same = match &link.applied {
             Some(applied) => Arc::ptr_eq(applied, self.settings.list()),
             // It took part in all that the session has set, and more may be set there than that.
@@ -612,7 +619,7 @@ impl Txn {
             p.brought = self.flight;
             p.astray = false;
         }
-        if !p.began && (made || (p.stale && !describe_only)) {
+        if !p.began && (made || named || (p.stale && !describe_only)) {
             put(link, "BEGIN");
             put(link, "COMMIT");
             p.stale = false;
@@ -752,23 +759,19 @@ impl Txn {
         !there.is_empty() && !p.link_ref().pinned && asked.iter().any(foreign)
     }
 
-    /// Has a link know the names that the session has made elsewhere, of those that a statement asks for: how many statements that is.
-    pub fn names_placeholders(&mut self, shard: ShardId, asked: &[Option<String>]) -> usize {
-        let (Some(own), false) = (&self.placeholders, self.in_block()) else { return 0 };
-        let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return 0 };
+    /// Has a link know the names that the session has made elsewhere, of those that a statement asks for, when it is enlisted next.
+    pub fn names_placeholders(&mut self, shard: ShardId, asked: &[Option<String>]) {
+        let (Some(own), false) = (&self.placeholders, self.in_block()) else { return };
+        let Some(p) = self.participants.iter_mut().find(|p| p.shard == shard) else { return };
         let link: &mut Link = &mut p.lease;
-        let mut count = 0;
         for name in asked.iter().flatten() {
             let elsewhere = own.contains(&**name) && self.settings.statement(name).is_none();
             if elsewhere && link.placeholders.insert(name.as_str().into()) {
                 let quoted = settings::quoted_name(name);
-                inject(&mut link.output, &format!("SET {quoted} TO ''"));
-                inject(&mut link.output, &format!("RESET {quoted}"));
-                link.statements.remove("");
-                count += 2;
+                p.names.push(format!("SET {quoted} TO ''"));
+                p.names.push(format!("RESET {quoted}"));
             }
         }
-        count
     }
 
     /// Gives up a link on which nothing was sent: it ends, and another can be had.
