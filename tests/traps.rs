@@ -148,6 +148,17 @@ async fn settings_within_a_message(h: &Harness) {
         .await;
     same(h, &["BEGIN; SAVEPOINT a; SET search_path = far", "ROLLBACK TO a; SELECT v FROM notes; COMMIT"])
         .await;
+    // however it is spelled
+    for set in [
+        "SET search_path TO\n far",
+        "SET search_path\tTO E'f\\x61r'",
+        "SET search_path /* was = public */ TO far",
+        "SET /* to public */ search_path TO far -- , public",
+        "SET SCHEMA\n'far'",
+        "SET SESSION search_path=far,public",
+    ] {
+        same(h, &[set, "SELECT v FROM notes", "SHOW search_path"]).await;
+    }
     // an error takes back what the message has set so far
     same(h, &["SET search_path = far; SELECT 1/0", "SELECT v FROM notes", "SHOW search_path"]).await;
     same(h, &["SET work_mem = '1MB'; SET no_such_setting = 1", "SHOW work_mem"]).await;

@@ -10,6 +10,7 @@ use crate::plan::{Encodings, Reading};
 use crate::session::client::Client;
 use crate::session::control::asks_for_one_snapshot;
 use crate::session::database::Database;
+use crate::sql::lex::{Kind, Lexer, Token, string_value};
 use crate::sql::scan::Hints;
 use crate::txn::settings::{List, Settings, identifier_list, start_statement};
 use crate::txn::{Effect, inject};
@@ -101,8 +102,9 @@ impl Baseline {
     ) -> Reading {
         let role = ["role", "session_authorization"]
             .iter()
-            .find_map(|n| settings.statement(n))
-            .and_then(|s| values(s).pop())
+            .filter_map(|n| values(settings.statement(n)?).pop())
+            // SET ROLE NONE: as if there had been none
+            .find(|role| role != "none")
             .map_or_else(|| user.clone(), Arc::from);
         let path = match settings.statement("search_path") {
             Some(statement) => values(statement),
@@ -169,42 +171,33 @@ fn resolve(path: &[String], user: &Arc<str>) -> Arc<[Arc<str>]> {
     path.iter().map(|n| if n == "$user" { user.clone() } else { Arc::from(n.as_str()) }).collect()
 }
 
-/// The values of a SET statement: identifiers folded, strings unquoted.
+/// The values of a SET statement: identifiers folded, strings unquoted. Those that are empty are left out.
 fn values(statement: &str) -> Vec<String> {
-    let lower = statement.to_ascii_lowercase();
-    let from = [" to ", "=", " schema ", " role ", " authorization ", " names "]
-        .iter()
-        .filter_map(|w| lower.find(w).map(|at| at + w.len()))
-        .min()
-        .unwrap_or(lower.len());
-    let mut out = Vec::new();
-    let mut rest = statement[from..].trim();
-    while !rest.is_empty() {
-        let (value, after) = match rest.as_bytes()[0] {
-            b'\'' => quoted(rest, '\''),
-            b'"' => quoted(rest, '"'),
-            _ => {
-                let end = rest.find([',', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
-                (rest[..end].to_ascii_lowercase(), &rest[end..])
-            }
-        };
-        out.push(value);
-        rest = after.trim_start().trim_start_matches(',').trim_start();
+    let mut lexer = Lexer::new(statement, true);
+    let mut tokens = Vec::new();
+    while let Ok(Some(token)) = lexer.next_token() {
+        tokens.push(token);
     }
+    let word = |at: usize, word: &str| tokens.get(at).is_some_and(|t: &Token| t.is_word(statement, word));
+    let sets = |at: usize| word(at, "to") || tokens.get(at).is_some_and(|t| t.text(statement) == "=");
+    let scoped = (word(1, "session") || word(1, "local")) && !sets(2);
+    let name = if scoped { 2 } else { 1 };
+    let short = ["schema", "role", "authorization", "names"].iter().any(|w| word(name, w));
+    let first = match (name + 1..tokens.len()).find(|at| sets(*at)) {
+        // a name, with its dots, and nothing else is in front of it
+        Some(at) if !short || at == name + 1 => at + 1,
+        _ if short => name + 1,
+        _ => return Vec::new(),
+    };
+    let value = |token: &Token| match token.kind {
+        Kind::Literal(class) => string_value(token.text(statement), class),
+        _ => token.name(statement),
+    };
+    let said = |token: &Token| value(token).unwrap_or_else(|| token.text(statement).into());
+    let listed = tokens.get(first..).unwrap_or_default().split(|t| t.kind == Kind::Comma);
+    let mut out: Vec<String> = listed.map(|one| one.iter().map(said).collect()).collect();
     out.retain(|v| !v.is_empty());
     out
-}
-
-fn quoted(text: &str, quote: char) -> (String, &str) {
-    let mut value = String::new();
-    let mut chars = text.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c == quote && chars.next_if(|(_, n)| *n == quote).is_none() {
-            return (value, &text[at + c.len_utf8()..]);
-        }
-        value.push(c);
-    }
-    (value, "")
 }
 
 /// `SET pgweir.shard`, `.key`, `.keyspace`, `.role`.
@@ -434,6 +427,15 @@ mod tests {
         assert!(path("SET search_path TO ''").is_empty());
         assert_eq!(path("SET NAMES 'latin1'"), ["latin1"]);
         assert_eq!(path("SET ROLE \"Bob\""), ["Bob"]);
+        assert_eq!(path("SET search_path TO\n a"), ["a"]);
+        assert_eq!(path("SET search_path\tTO E'a\\x62', $$c$$"), ["ab", "c"]);
+        assert_eq!(path("SET search_path /* was = x */ TO a"), ["a"]);
+        assert_eq!(path("SET /* to x */ LOCAL search_path TO a -- , b"), ["a"]);
+        assert_eq!(path("SET SESSION AUTHORIZATION 'to'"), ["to"]);
+        assert_eq!(path("SET LOCAL ROLE a"), ["a"]);
+        assert_eq!(path("SET role = 'none'"), ["none"]);
+        assert_eq!(path("SET pgweir.key TO -5, '7'"), ["-5", "7"]);
+        assert_eq!(path("SET pgweir.shard TO\n's2'"), ["s2"]);
     }
 
     #[test]
